@@ -1,0 +1,8 @@
+//! Bytes to instructions to blocks. Guest code is read through [`GuestMemory::fetch`], so
+//! the same decoder serves a process and a machine, in 16-, 32- and 64-bit mode. A block is
+//! straight-line code with one way in at its top; [`BlockEnd`] says how control leaves it.
+//! Does not keep blocks, count, or translate.
+
+mod block;
+
+pub use block::{Block, BlockEnd, CodeAlias, Decoder, InterpretReason, MAX_BLOCK_INSTRUCTIONS};

@@ -1,0 +1,145 @@
+//! One guest thread's context: what generated code addresses through the gs base, so its
+//! layout is fixed. The first bytes are scratch slots (shortest to explain in generated
+//! code: `mov %r11,%gs:0`), then the integer state, then what entering and leaving
+//! generated code needs, then vector state at rest.
+//!
+//! While guest code runs, the guest's registers are in the CPU and the copies here are
+//! stale; they are exact whenever Rust code of the engine runs.
+
+use super::cpu::CpuState;
+use super::vector::VectorState;
+
+/// Why generated code left. Written by exit stubs and by the signal handler.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum ExitKind {
+    /// A direct exit that isn't linked; the payload is the exit's id.
+    Direct = 0,
+    /// An indirect branch without a map entry; the target is in `cpu.rip`.
+    Indirect = 1,
+    /// A SYSCALL that the engine's surroundings handle; the payload is RIP after it.
+    Syscall = 2,
+    /// An instruction for the interpreter; the payload is its address.
+    Interpret = 3,
+    /// A path head's counter ran out; the payload is the counter's id.
+    Counter = 4,
+    /// A synchronous fault in generated code; `fault` says which.
+    Fault = 5,
+    /// An asynchronous signal interrupted generated code; `fault.host_pc` says where.
+    Interrupted = 6,
+}
+
+/// A fault's particulars, as the signal handler found them.
+#[derive(Clone, Copy, Default, Debug)]
+#[repr(C)]
+pub struct FaultRecord {
+    /// Where in the code cache the CPU was.
+    pub host_pc: u64,
+    pub addr: u64,
+    pub signal: u64,
+    pub si_code: u64,
+    pub trap_number: u64,
+    pub error_code: u64,
+}
+
+/// Routines that exit stubs jump to through the context, by index in `routines`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum HostRoutine {
+    /// Leaves generated code; exit kind and payload are stored already.
+    Leave = 0,
+    /// A SYSCALL: passes through or leaves.
+    Syscall = 1,
+}
+
+/// See the module documentation. Reached through the gs base while guest code runs.
+#[repr(C, align(64))]
+pub struct ThreadContext {
+    /// Guest r11 while r11 holds an indirect target; also the first spill slot.
+    pub r11_slot: u64,
+    /// Spill slots for rewritten instructions, and values of the entry/exit code.
+    pub spill: [u64; 7],
+    pub cpu: CpuState,
+    pub exit_kind: u64,
+    pub exit_payload: u64,
+    pub host_rsp: u64,
+    pub host_fs_base: u64,
+    pub host_mxcsr: u64,
+    /// Components that transitions save and restore.
+    pub xsave_mask: u64,
+    /// Address of this context (for `mov %gs:self`).
+    pub self_ptr: u64,
+    /// Where entering jumps to.
+    pub entry: u64,
+    pub routines: [u64; 8],
+    /// Nonzero: something asynchronous awaits; checked before generated code is entered.
+    pub pending: u64,
+    /// 1 while generated code runs (gs-addressed; the signal handler reads it).
+    pub in_guest: u64,
+    /// System calls that go out from assembly: a bit each, numbers 0 to 511.
+    pub pass_through: [u64; 8],
+    /// Counts down pass-through system calls; at 0 one goes through Rust.
+    pub syscall_budget: u64,
+    pub syscalls_passed: u64,
+    pub fault: FaultRecord,
+    /// The siginfo_t of the signal that `pending` announces.
+    pub signal_info: [u64; 16],
+    pub vector: VectorState,
+}
+
+impl Default for ThreadContext {
+    fn default() -> Self {
+        ThreadContext {
+            r11_slot: 0,
+            spill: [0; 7],
+            cpu: CpuState::default(),
+            exit_kind: 0,
+            exit_payload: 0,
+            host_rsp: 0,
+            host_fs_base: 0,
+            host_mxcsr: 0x1f80,
+            xsave_mask: crate::host::XsaveLayout::get().vector_mask,
+            self_ptr: 0,
+            entry: 0,
+            routines: [0; 8],
+            pending: 0,
+            in_guest: 0,
+            pass_through: [0; 8],
+            syscall_budget: 0,
+            syscalls_passed: 0,
+            fault: FaultRecord::default(),
+            signal_info: [0; 16],
+            vector: VectorState::default(),
+        }
+    }
+}
+
+/// Byte offsets from the gs base, for generated code and assembly.
+pub mod offsets {
+    use super::ThreadContext;
+    use std::mem::offset_of;
+
+    pub const R11_SLOT: usize = offset_of!(ThreadContext, r11_slot);
+    pub const SPILL: usize = offset_of!(ThreadContext, spill);
+    pub const GPR: usize = offset_of!(ThreadContext, cpu.gpr);
+    pub const RIP: usize = offset_of!(ThreadContext, cpu.rip);
+    pub const RFLAGS: usize = offset_of!(ThreadContext, cpu.rflags);
+    pub const FS_BASE: usize = offset_of!(ThreadContext, cpu.fs_base);
+    pub const GS_BASE: usize = offset_of!(ThreadContext, cpu.gs_base);
+    pub const EXIT_KIND: usize = offset_of!(ThreadContext, exit_kind);
+    pub const EXIT_PAYLOAD: usize = offset_of!(ThreadContext, exit_payload);
+    pub const HOST_RSP: usize = offset_of!(ThreadContext, host_rsp);
+    pub const HOST_FS_BASE: usize = offset_of!(ThreadContext, host_fs_base);
+    pub const HOST_MXCSR: usize = offset_of!(ThreadContext, host_mxcsr);
+    pub const XSAVE_MASK: usize = offset_of!(ThreadContext, xsave_mask);
+    pub const SELF_PTR: usize = offset_of!(ThreadContext, self_ptr);
+    pub const ENTRY: usize = offset_of!(ThreadContext, entry);
+    pub const ROUTINES: usize = offset_of!(ThreadContext, routines);
+    pub const PENDING: usize = offset_of!(ThreadContext, pending);
+    pub const IN_GUEST: usize = offset_of!(ThreadContext, in_guest);
+    pub const PASS_THROUGH: usize = offset_of!(ThreadContext, pass_through);
+    pub const SYSCALL_BUDGET: usize = offset_of!(ThreadContext, syscall_budget);
+    pub const SYSCALLS_PASSED: usize = offset_of!(ThreadContext, syscalls_passed);
+    pub const FAULT: usize = offset_of!(ThreadContext, fault);
+    pub const VECTOR: usize = offset_of!(ThreadContext, vector);
+}

@@ -1,0 +1,68 @@
+//! What an engine asks of its surroundings (a Linux process, a machine), and what the
+//! surroundings may ask of the engine in return. Keeps the engine free of any operating
+//! system and the surroundings free of any code cache.
+
+use std::ops::Range;
+
+use super::context::ThreadContext;
+use super::memory::GuestMemory;
+use super::trap::GuestTrap;
+use crate::addr::GuestAddr;
+
+/// What the engine offers to its surroundings while they handle an event.
+pub trait CodeControl {
+    /// Forgets everything made from guest code in `range`: predecoded blocks, fragments,
+    /// links, map entries. Called after the guest's view of that code changed.
+    fn invalidate(&mut self, range: Range<GuestAddr>);
+
+    /// From now on indirect branches are resolved exactly for targets anywhere in the
+    /// address space (slower): executable memory exists beyond the shadow map's range.
+    fn require_exact_indirect(&mut self);
+
+    /// Announces executable guest memory, before code in it runs.
+    fn executable_mapped(&mut self, range: Range<GuestAddr>);
+}
+
+/// How the guest goes on after its surroundings handled an event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EnvAction {
+    /// Go on at `ctx.cpu.rip`.
+    Continue,
+    /// The guest exits with this status.
+    Exit(i32),
+    /// The guest dies by this signal.
+    Kill(i32),
+    /// Temper can't go on; the surroundings have said why on standard error.
+    Abort,
+}
+
+/// The guest's surroundings.
+pub trait GuestEnv {
+    type Memory: GuestMemory;
+
+    fn memory(&mut self) -> &mut Self::Memory;
+
+    /// A SYSCALL instruction was reached; `ctx.cpu.rip` is already after it. Registers are
+    /// as the guest left them; the implementation sets RAX, RCX, R11 as the kernel does.
+    fn syscall(&mut self, ctx: &mut ThreadContext, code: &mut dyn CodeControl) -> EnvAction;
+
+    /// An instruction at `ctx.cpu.rip` trapped (for Breakpoint and Overflow: before it). If
+    /// the trap was of the surroundings' own making (a write to a page that they protect
+    /// because it holds translated code), they undo it and say `Continue` with the state
+    /// unchanged: the instruction runs again.
+    fn trap(
+        &mut self,
+        ctx: &mut ThreadContext,
+        trap: GuestTrap,
+        code: &mut dyn CodeControl,
+    ) -> EnvAction;
+
+    /// Asynchronous events (signals) are pending: deliver what may be delivered now.
+    fn deliver_pending(&mut self, ctx: &mut ThreadContext, code: &mut dyn CodeControl)
+    -> EnvAction;
+
+    /// Code in `range` is about to be predecoded or translated: from now on the
+    /// surroundings must report changes to it (for writable pages by write-protecting them).
+    /// False: the range changes too often to be worth translating.
+    fn watch_code(&mut self, range: Range<GuestAddr>) -> bool;
+}

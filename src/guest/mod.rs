@@ -1,0 +1,17 @@
+//! The guest's machine as plain data and traits: registers, vector state, traps, memory,
+//! and what an engine asks of its surroundings. Everything above speaks these types;
+//! nothing here runs code.
+
+mod context;
+mod cpu;
+mod env;
+mod memory;
+mod trap;
+mod vector;
+
+pub use context::{ExitKind, FaultRecord, HostRoutine, ThreadContext, offsets};
+pub use cpu::{CpuMode, CpuState, Gpr, flags};
+pub use env::{CodeControl, EnvAction, GuestEnv};
+pub use memory::{Access, GuestMemory, Width};
+pub use trap::{GuestTrap, MemoryFault};
+pub use vector::VectorState;

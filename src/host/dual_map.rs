@@ -1,0 +1,150 @@
+//! Executable memory that is never writable and executable at the same address: one memfd
+//! mapped twice, read-write in one place and read-execute in another. The descriptor is
+//! closed once both views stand, so the guest can't reach it.
+
+use crate::addr::HostAddr;
+use std::io;
+
+/// A memfd with a writable and an executable view. Dropping it unmaps both.
+#[derive(Debug)]
+pub struct DualMap {
+    write: *mut u8,
+    exec: HostAddr,
+    len: usize,
+}
+
+// SAFETY: the views belong to this value alone; sharing it grants only raw addresses.
+unsafe impl Send for DualMap {}
+// SAFETY: as above; writes go through `write_at(&mut self)` or raw pointers with their own rules.
+unsafe impl Sync for DualMap {}
+
+impl DualMap {
+    /// Maps `len` bytes (rounded up to pages). `exec_at` fixes the executable view's
+    /// address (it must be free); `None` leaves it to the kernel.
+    ///
+    /// # Errors
+    /// The kernel's, as when memfds may not be executable or `exec_at` is taken.
+    pub fn new(len: usize, exec_at: Option<HostAddr>) -> io::Result<DualMap> {
+        let len = len.next_multiple_of(4096);
+        let fd = create_memfd()?;
+        // SAFETY: `fd` is ours and open.
+        if unsafe { libc::ftruncate(fd, len as libc::off_t) } != 0 {
+            let error = io::Error::last_os_error();
+            // SAFETY: as above; closed once.
+            unsafe { libc::close(fd) };
+            return Err(error);
+        }
+        let map = |addr: u64, prot, extra| {
+            // SAFETY: a fresh shared mapping of our own memfd; MAP_FIXED_NOREPLACE never
+            // replaces what is there.
+            let at =
+                unsafe { libc::mmap(addr as *mut _, len, prot, libc::MAP_SHARED | extra, fd, 0) };
+            if at == libc::MAP_FAILED {
+                Err(io::Error::last_os_error())
+            } else {
+                Ok(at)
+            }
+        };
+        let (want, extra) = match exec_at {
+            Some(at) => (at.0, libc::MAP_FIXED_NOREPLACE),
+            None => (0, 0),
+        };
+        let result = map(want, libc::PROT_READ | libc::PROT_EXEC, extra).and_then(|exec| {
+            map(0, libc::PROT_READ | libc::PROT_WRITE, 0)
+                .map(|write| (exec, write))
+                .inspect_err(|_| {
+                    // SAFETY: just mapped by us, nobody has seen it.
+                    unsafe { libc::munmap(exec, len) };
+                })
+        });
+        // SAFETY: ours; the mappings keep the file alive.
+        unsafe { libc::close(fd) };
+        let (exec, write) = result?;
+        Ok(DualMap {
+            write: write.cast(),
+            exec: HostAddr(exec as u64),
+            len,
+        })
+    }
+
+    /// Bytes in each view.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Where byte `offset` is executed.
+    pub fn exec_addr(&self, offset: usize) -> HostAddr {
+        debug_assert!(offset <= self.len);
+        self.exec.offset(offset as i64)
+    }
+
+    /// Where byte `offset` is written.
+    pub fn write_ptr(&self, offset: usize) -> *mut u8 {
+        debug_assert!(offset <= self.len);
+        // SAFETY: within the mapping (or one past its end).
+        unsafe { self.write.add(offset) }
+    }
+
+    /// The offset of an executable address in this map, if it lies inside.
+    pub fn offset_of(&self, addr: HostAddr) -> Option<usize> {
+        let offset = addr.0.wrapping_sub(self.exec.0);
+        (offset < self.len as u64).then_some(offset as usize)
+    }
+
+    /// Copies `bytes` to `offset`. Panics when they don't fit.
+    pub fn write_at(&mut self, offset: usize, bytes: &[u8]) {
+        assert!(offset <= self.len && bytes.len() <= self.len - offset);
+        // SAFETY: bounds checked above; the source is a Rust slice, never this mapping.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.write.add(offset), bytes.len());
+        }
+    }
+}
+
+impl Drop for DualMap {
+    fn drop(&mut self) {
+        // SAFETY: both views are ours and nobody runs in or writes to them any more (the
+        // owner's obligation).
+        unsafe {
+            libc::munmap(self.write.cast(), self.len);
+            libc::munmap(self.exec.0 as *mut _, self.len);
+        }
+    }
+}
+
+fn create_memfd() -> io::Result<libc::c_int> {
+    const MFD_EXEC: libc::c_uint = 0x10;
+    let name = c"temper-code";
+    // SAFETY: a valid C string.
+    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | MFD_EXEC) };
+    if fd >= 0 {
+        return Ok(fd);
+    }
+    // Kernels before 6.3 don't know MFD_EXEC and always make executable memfds.
+    // SAFETY: as above.
+    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
+    if fd >= 0 {
+        Ok(fd)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_written_through_one_view_runs_in_the_other() {
+        let mut map = DualMap::new(4096, None).expect("dual map");
+        // mov eax, 42; ret
+        map.write_at(16, &[0xb8, 42, 0, 0, 0, 0xc3]);
+        // SAFETY: the bytes above are a complete function.
+        let f: extern "C" fn() -> u32 = unsafe { std::mem::transmute(map.exec_addr(16).0) };
+        assert_eq!(f(), 42);
+    }
+}

@@ -1,0 +1,9 @@
+//! What Temper needs of the host below any guest notion: CPU features and the XSAVE
+//! layout, executable memory mapped twice (never writable and executable at one address),
+//! raw system calls. Knows nothing of guests.
+
+mod dual_map;
+mod features;
+
+pub use dual_map::DualMap;
+pub use features::{Component, Features, XsaveLayout};
