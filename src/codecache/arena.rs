@@ -3,6 +3,7 @@
 //! grow downward from the top, so that stubs don't dilute the instruction cache.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::addr::HostAddr;
 use crate::host::DualMap;
@@ -116,23 +117,25 @@ impl Arena {
         self.map.offset_of(addr)
     }
 
-    /// Stores a branch displacement that generated code may be executing right now. The
-    /// four bytes lie within an aligned 8-byte word, so every CPU sees the old or the new
-    /// value, never a mixture (Intel SDM volume 3, section 9.1.1; AMD APM volume 2, 7.3.2).
+    /// Stores a branch displacement that generated code may be executing right now.
     pub(super) fn patch_rel32(&mut self, at: usize, value: i32) {
-        assert!(at % 8 <= 4 && at + 4 <= self.map.len());
-        let word_at = at & !7;
+        self.patch(at, 4, u64::from(value as u32));
+    }
+
+    /// As [`Arena::patch_rel32`], for two bytes of an opcode.
+    pub(super) fn patch_u16(&mut self, at: usize, value: u16) {
+        self.patch(at, 2, u64::from(value));
+    }
+
+    /// The bytes lie within an aligned 8-byte word, so every CPU sees the old or the new
+    /// value, never a mixture (Intel SDM volume 3, section 9.1.1; AMD APM volume 2, 7.3.2).
+    fn patch(&mut self, at: usize, bytes: usize, value: u64) {
+        assert!(at % 8 + bytes <= 8 && at + bytes <= self.map.len());
         let shift = (at & 7) * 8;
         // SAFETY: within the mapping, 8-byte aligned; only the cache's owner patches.
-        let word = unsafe {
-            &*self
-                .map
-                .write_ptr(word_at)
-                .cast::<std::sync::atomic::AtomicU64>()
-        };
-        let old = word.load(std::sync::atomic::Ordering::Relaxed);
-        let mask = 0xffff_ffffu64 << shift;
-        let new = (old & !mask) | (u64::from(value as u32) << shift);
-        word.store(new, std::sync::atomic::Ordering::Release);
+        let word = unsafe { &*self.map.write_ptr(at & !7).cast::<AtomicU64>() };
+        let mask = (u64::MAX >> (64 - bytes * 8)) << shift;
+        let new = (word.load(Ordering::Relaxed) & !mask) | (value << shift);
+        word.store(new, Ordering::Release);
     }
 }

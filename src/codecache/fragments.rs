@@ -35,6 +35,19 @@ pub struct NewExit {
     pub stub_at: u32,
 }
 
+/// Code at a path head that counts down and leaves when its cell gets negative.
+#[derive(Clone, Copy, Debug)]
+pub struct Counter {
+    pub head: GuestAddr,
+    /// Offset of its [`COUNTER_BYTES`] bytes within the fragment's code.
+    pub code_at: u32,
+    /// Offset of its stub within the fragment's stubs.
+    pub stub_at: u32,
+}
+
+/// Bytes of a counter in generated code.
+pub const COUNTER_BYTES: u32 = 14;
+
 /// One guest block in a fragment.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
@@ -54,6 +67,7 @@ pub struct NewFragment {
     pub stubs: Vec<u8>,
     pub exits: Vec<NewExit>,
     pub entries: Vec<Entry>,
+    pub counters: Vec<Counter>,
     /// The translator's state map, kept with the fragment.
     pub recovery: Box<[u8]>,
 }
@@ -73,6 +87,7 @@ struct Fragment {
     stubs: Range<usize>,
     entries: Vec<Entry>,
     exits: Vec<ExitId>,
+    counters: Vec<Counter>,
     recovery: Box<[u8]>,
 }
 
@@ -269,12 +284,32 @@ impl CodeCache {
             stubs,
             entries: new.entries,
             exits: exit_ids,
+            counters: new.counters,
             recovery: new.recovery,
         });
         for target in targets {
             self.link_all_to(target);
         }
         id
+    }
+
+    /// Makes the counter at `head` a plain jump over itself, for good.
+    pub fn disable_counter(&mut self, head: GuestAddr) {
+        let Some(&(id, _)) = self.index.get(&head) else {
+            return;
+        };
+        let fragment = self.fragments[id.0 as usize]
+            .as_ref()
+            .expect("a live fragment");
+        if let Some(counter) = fragment
+            .counters
+            .iter()
+            .find(|counter| counter.head == head)
+        {
+            let at = fragment.code.start + counter.code_at as usize;
+            self.arena
+                .patch_u16(at, u16::from_le_bytes([0xeb, COUNTER_BYTES as u8 - 2]));
+        }
     }
 
     fn link_all_to(&mut self, target: GuestAddr) {
@@ -481,7 +516,19 @@ impl CodeCache {
                 )),
                 Some(IndirectEntry::Code(_)) | None => None,
             });
-        let candidates = exits.chain(indirect).filter(|(at, _)| *at <= offset);
+        let counters = fragment.counters.iter().map(|counter| {
+            let at = fragment.stubs.start + counter.stub_at as usize;
+            (
+                at,
+                Location::ExitStub {
+                    target: counter.head,
+                },
+            )
+        });
+        let candidates = exits
+            .chain(indirect)
+            .chain(counters)
+            .filter(|(at, _)| *at <= offset);
         candidates
             .max_by_key(|(at, _)| *at)
             .map(|(_, location)| location)

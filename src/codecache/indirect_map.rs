@@ -6,7 +6,7 @@
 
 use std::io;
 
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 
 use crate::addr::{GuestAddr, HostAddr, PAGE_SIZE};
 
@@ -26,6 +26,10 @@ const VSYSCALL_BYTES: usize = 0x8000;
 pub struct IndirectMap {
     miss: HostAddr,
     filled: HashSet<u64>,
+    /// Entries beyond the map's reach, for the exact form of indirect branches.
+    far: HashMap<GuestAddr, HostAddr>,
+    /// Counts removals from `far`: whoever keeps copies compares.
+    pub far_epoch: u64,
 }
 
 impl IndirectMap {
@@ -39,6 +43,8 @@ impl IndirectMap {
         let mut map = IndirectMap {
             miss,
             filled: HashSet::new(),
+            far: HashMap::new(),
+            far_epoch: 0,
         };
         for page in (VSYSCALL..VSYSCALL + VSYSCALL_BYTES as u64).step_by(PAGE_SIZE as usize) {
             map.fill(page);
@@ -50,26 +56,40 @@ impl IndirectMap {
         (addr < MAP_REACH && addr.0 >= 0x200).then(|| u64::from(MAP_DISPLACEMENT) + 8 * addr.0)
     }
 
-    /// Lets indirect branches to `addr` go to `host`. No effect beyond the map's reach.
+    /// Lets indirect branches to `addr` go to `host`.
     pub fn set(&mut self, addr: GuestAddr, host: HostAddr) {
-        if let Some(entry) = Self::entry(addr) {
-            self.fill(entry & !(PAGE_SIZE - 1));
-            store(entry, host.0);
+        match Self::entry(addr) {
+            Some(entry) => {
+                self.fill(entry & !(PAGE_SIZE - 1));
+                store(entry, host.0);
+            }
+            None => {
+                self.far.insert(addr, host);
+            }
         }
     }
 
     /// Lets indirect branches to `addr` miss.
     pub fn clear(&mut self, addr: GuestAddr) {
-        if let Some(entry) = Self::entry(addr)
-            && self.filled.contains(&(entry & !(PAGE_SIZE - 1)))
-        {
-            store(entry, self.miss.0);
+        match Self::entry(addr) {
+            Some(entry) => {
+                if self.filled.contains(&(entry & !(PAGE_SIZE - 1))) {
+                    store(entry, self.miss.0);
+                }
+            }
+            None => {
+                if self.far.remove(&addr).is_some() {
+                    self.far_epoch += 1;
+                }
+            }
         }
     }
 
     /// What an indirect branch to `addr` would jump to, if that is known.
     pub fn get(&self, addr: GuestAddr) -> Option<HostAddr> {
-        let entry = Self::entry(addr)?;
+        let Some(entry) = Self::entry(addr) else {
+            return self.far.get(&addr).copied();
+        };
         if !self.filled.contains(&(entry & !(PAGE_SIZE - 1))) {
             return None;
         }

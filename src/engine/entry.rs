@@ -8,7 +8,8 @@
 use std::arch::global_asm;
 
 use crate::addr::HostAddr;
-use crate::guest::{ExitKind, HostRoutine, ThreadContext, offsets};
+use crate::codecache::MAP_DISPLACEMENT;
+use crate::guest::{ExitKind, FAR_TARGETS, HostRoutine, ThreadContext, offsets};
 
 // Entering: callee-saved host registers go on the host stack; `pending` is checked within
 // the window, in which the handler redirects `entry`.
@@ -71,6 +72,11 @@ temper_leave_untranslated:
     jmp temper_leave
 
     .balign 16
+temper_counter:
+    mov qword ptr gs:[{EXIT_KIND}], {COUNTER}
+    jmp temper_leave
+
+    .balign 16
 temper_indirect_miss:
     mov gs:[{RIP}], r11
     mov r11, gs:[{R11_SLOT}]
@@ -125,6 +131,49 @@ temper_leave:
     pop rbx
     pop rbp
     ret
+
+// An indirect branch to anywhere. In: r11 = target, guest r11 in its slot.
+    .balign 16
+temper_exact_indirect:
+    mov gs:[{SPILL} + 8], rax
+    mov gs:[{SPILL} + 16], rcx
+    lahf
+    seto al
+    mov gs:[{SPILL} + 32], rax
+    mov rcx, r11
+    shr rcx, 31
+    jnz 1f
+    mov rcx, [r11*8 + {MAP}]
+    jmp 2f
+1:
+    mov ecx, r11d
+    shl ecx, 2
+    and ecx, {FAR_MASK}
+    cmp gs:[rcx + {FAR_TARGETS}], r11
+    jne 3f
+    mov rcx, gs:[rcx + {FAR_TARGETS} + 8]
+2:
+    mov gs:[{SPILL} + 24], rcx
+    mov rax, gs:[{SPILL} + 32]
+    add al, 0x7f
+    sahf
+    mov rax, gs:[{SPILL} + 8]
+temper_exact_commit:
+    mov rcx, gs:[{PENDING}]
+    jrcxz 4f
+temper_exact_miss:
+    mov rcx, gs:[{SPILL} + 16]
+    jmp temper_indirect_miss
+4:
+    mov rcx, gs:[{SPILL} + 16]
+    jmp qword ptr gs:[{SPILL} + 24]
+temper_exact_end:
+3:
+    mov rax, gs:[{SPILL} + 32]
+    add al, 0x7f
+    sahf
+    mov rax, gs:[{SPILL} + 8]
+    jmp temper_exact_miss
 
 // A SYSCALL. In: r11 = where generated code goes on, rcx = the guest's next address; the
 // guest's rcx and r11 are dead. Flags are kept by lahf/seto (DF is not touched).
@@ -198,8 +247,12 @@ temper_syscall_leave:
     SYSCALLS_PASSED = const offsets::SYSCALLS_PASSED,
     NOT_ENTERED = const ExitKind::NotEntered as u32,
     UNTRANSLATED = const ExitKind::Untranslated as u32,
+    COUNTER = const ExitKind::Counter as u32,
     INDIRECT = const ExitKind::Indirect as u32,
     SYSCALL = const ExitKind::Syscall as u32,
+    MAP = const MAP_DISPLACEMENT,
+    FAR_TARGETS = const offsets::FAR_TARGETS,
+    FAR_MASK = const (FAR_TARGETS - 1) << 4,
 );
 
 unsafe extern "C" {
@@ -208,8 +261,13 @@ unsafe extern "C" {
     fn temper_enter_end();
     fn temper_not_entered();
     fn temper_leave_untranslated();
+    fn temper_counter();
     fn temper_indirect_miss();
     fn temper_leave();
+    fn temper_exact_indirect();
+    fn temper_exact_commit();
+    fn temper_exact_miss();
+    fn temper_exact_end();
     fn temper_syscall();
     fn temper_syscall_commit();
     fn temper_syscall_done();
@@ -239,6 +297,9 @@ label!(
     leave,
     temper_leave
 );
+label!(exact_commit, temper_exact_commit);
+label!(exact_miss, temper_exact_miss);
+label!(exact_end, temper_exact_end);
 label!(syscall_commit, temper_syscall_commit);
 label!(syscall_done, temper_syscall_done);
 label!(syscall_end, temper_syscall_end);
@@ -249,7 +310,8 @@ pub(super) fn prepare(ctx: &mut ThreadContext) {
     ctx.self_ptr = std::ptr::from_mut(ctx) as u64;
     ctx.routines[HostRoutine::Leave as usize] = temper_leave_untranslated as *const () as u64;
     ctx.routines[HostRoutine::Syscall as usize] = temper_syscall as *const () as u64;
-    ctx.routines[HostRoutine::ExactIndirect as usize] = temper_indirect_miss as *const () as u64;
+    ctx.routines[HostRoutine::ExactIndirect as usize] = temper_exact_indirect as *const () as u64;
+    ctx.routines[HostRoutine::Counter as usize] = temper_counter as *const () as u64;
     // SAFETY: FSGSBASE was checked at start-up; the host keeps nothing in gs, and its fs
     // base is only read.
     unsafe {
@@ -274,6 +336,7 @@ pub(super) unsafe fn enter(ctx: &mut ThreadContext, entry: HostAddr) -> ExitKind
         3 => ExitKind::Fault,
         4 => ExitKind::Interrupted,
         5 => ExitKind::NotEntered,
+        6 => ExitKind::Counter,
         other => unreachable!("exit kind {other}"),
     }
 }

@@ -19,8 +19,13 @@ use crate::guest::{ExitKind, FaultRecord, ThreadContext, offsets};
 use crate::native;
 
 /// Signals that the CPU raises; they are never blocked in the host.
-pub const SYNCHRONOUS: [i32; 5] =
-    [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP];
+pub const SYNCHRONOUS: [i32; 5] = [
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGILL,
+    libc::SIGTRAP,
+];
 
 /// Installs the handlers of the synchronous signals and the thread's alternate stack.
 ///
@@ -99,7 +104,11 @@ fn install_alternate_stack() -> io::Result<()> {
     if stack == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
-    let alternate = libc::stack_t { ss_sp: stack, ss_flags: 0, ss_size: size };
+    let alternate = libc::stack_t {
+        ss_sp: stack,
+        ss_flags: 0,
+        ss_size: size,
+    };
     // SAFETY: `alternate` describes the mapping above.
     if unsafe { libc::sigaltstack(&alternate, std::ptr::null_mut()) } != 0 {
         return Err(io::Error::last_os_error());
@@ -122,21 +131,18 @@ unsafe extern "C" fn on_signal(
 ) {
     // SAFETY: the kernel passes a valid ucontext and siginfo, ours for the handler's time.
     let (context, info) = unsafe { (&mut *context.cast::<libc::ucontext_t>(), &*info) };
-    let registers = &mut context.uc_mcontext.gregs;
-    let pc = registers[libc::REG_RIP as usize] as u64;
+    let pc = context.uc_mcontext.gregs[libc::REG_RIP as usize] as u64;
     let from_cpu = SYNCHRONOUS.contains(&signo) && info.si_code > 0;
     if from_cpu {
+        // SAFETY: the kernel's own arguments.
+        if unsafe { native::resume_at_fix_up(signo, info, context) } {
+            return;
+        }
+        let registers = &mut context.uc_mcontext.gregs;
         let trap_number = registers[libc::REG_TRAPNO as usize] as u64;
         let error_code = registers[libc::REG_ERR as usize] as u64;
         // SAFETY: si_addr is valid for these signals.
         let addr = unsafe { info.si_addr() } as u64;
-        if let Some(resume) = native::fix_up(pc) {
-            registers[libc::REG_RIP as usize] = resume as i64;
-            let fault = native::pack_fault(signo, info.si_code, trap_number, error_code);
-            registers[libc::REG_RAX as usize] = fault as i64;
-            registers[libc::REG_RDX as usize] = addr as i64;
-            return;
-        }
         if pc == 0 {
             // An indirect branch through a page of the map that was never filled.
             registers[libc::REG_RIP as usize] = entry::indirect_miss().0 as i64;
@@ -192,6 +198,8 @@ unsafe extern "C" fn on_signal(
         *rip = entry::indirect_miss().0 as i64;
     } else if between(pc, entry::enter_window(), entry::enter_end()) {
         ctx.entry = entry::not_entered().0;
+    } else if between(pc, entry::exact_commit(), entry::exact_end()) {
+        *rip = entry::exact_miss().0 as i64;
     } else if between(pc, entry::syscall_commit(), entry::syscall_done()) {
         *rip = entry::syscall_leave().0 as i64;
     } else if between(pc, entry::syscall_done(), entry::syscall_end()) {
@@ -239,7 +247,10 @@ struct Line {
 
 impl Default for Line {
     fn default() -> Self {
-        Line { bytes: [0; 256], len: 0 }
+        Line {
+            bytes: [0; 256],
+            len: 0,
+        }
     }
 }
 

@@ -25,6 +25,8 @@ pub enum ExitKind {
     Interrupted = 4,
     /// An asynchronous signal came before generated code was entered.
     NotEntered = 5,
+    /// A path head's counter ran out; the head is in `cpu.rip`.
+    Counter = 6,
 }
 
 /// A fault's particulars, as the signal handler found them.
@@ -50,6 +52,8 @@ pub enum HostRoutine {
     Syscall = 1,
     /// An indirect branch, target in r11, guest r11 in its slot, to anywhere.
     ExactIndirect = 2,
+    /// A path head's counter ran out; `cpu.rip` is stored already.
+    Counter = 3,
 }
 
 /// See the module documentation. Reached through the gs base while guest code runs.
@@ -81,7 +85,18 @@ pub struct ThreadContext {
     pub fault: FaultRecord,
     /// The siginfo_t of the signal that `pending` announces.
     pub signal_info: [u64; 16],
+    /// Indirect targets beyond the flat map: (guest, host), direct-mapped by
+    /// [`far_index`]. Guest 0 is an empty entry.
+    pub far_targets: [(u64, u64); FAR_TARGETS],
     pub vector: VectorState,
+}
+
+/// Entries of `far_targets`; a power of two.
+pub const FAR_TARGETS: usize = 256;
+
+/// Where `far_targets` holds a guest address. Assembly computes the same.
+pub fn far_index(target: u64) -> usize {
+    (target >> 2) as usize % FAR_TARGETS
 }
 
 impl Default for ThreadContext {
@@ -104,6 +119,7 @@ impl Default for ThreadContext {
             syscalls_passed: 0,
             fault: FaultRecord::default(),
             signal_info: [0; 16],
+            far_targets: [(0, 0); FAR_TARGETS],
             vector: VectorState::default(),
         }
     }
@@ -134,5 +150,6 @@ pub mod offsets {
     pub const SYSCALL_BUDGET: usize = offset_of!(ThreadContext, syscall_budget);
     pub const SYSCALLS_PASSED: usize = offset_of!(ThreadContext, syscalls_passed);
     pub const FAULT: usize = offset_of!(ThreadContext, fault);
+    pub const FAR_TARGETS: usize = offset_of!(ThreadContext, far_targets);
     pub const VECTOR: usize = offset_of!(ThreadContext, vector);
 }

@@ -171,6 +171,23 @@ impl Emitter {
         at
     }
 
+    /// `subl $1,cell` and a `js` whose displacement's offset is returned; the pair can be
+    /// switched off later by a jump over it, written in one piece at the returned start.
+    pub(super) fn count_down(&mut self, cell: u32) -> (u32, u32) {
+        let at = self.offset() % 8;
+        if at == 7 {
+            self.raw(&[0x90]);
+        }
+        let start = self.offset();
+        self.raw(&[0x83, 0x2c, 0x25]);
+        self.u32(cell);
+        self.raw(&[1, 0x0f, 0x88]);
+        let displacement = self.offset();
+        self.u32(0);
+        debug_assert_eq!(self.offset() - start, crate::codecache::COUNTER_BYTES);
+        (start, displacement)
+    }
+
     pub(super) fn set_rel32(&mut self, at: u32, target: HostAddr) {
         let next = self.base.offset(i64::from(at) + 4);
         let rel = i32::try_from(target.0 as i64 - next.0 as i64).expect("within the arena");

@@ -1,11 +1,13 @@
 //! Builds one fragment from guest blocks.
 
-use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
+use iced_x86::{
+    Encoder, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register, RflagsBits,
+};
 
 use super::emit::Emitter;
 use super::recovery::{Fix, Recorder};
 use crate::addr::{GuestAddr, HostAddr};
-use crate::codecache::{Entry, IndirectEntry, NewExit, NewFragment};
+use crate::codecache::{Counter, Entry, IndirectEntry, NewExit, NewFragment};
 use crate::decode::{Block, BlockEnd};
 use crate::guest::{HostRoutine, offsets};
 
@@ -22,6 +24,10 @@ pub trait Plan {
 
     /// Whether indirect branches were seen to reach `addr`.
     fn reached_indirectly(&mut self, addr: GuestAddr) -> bool;
+
+    /// The address of the cell that counts executions of `addr`, if it is a path head that
+    /// is to be counted.
+    fn counter(&mut self, addr: GuestAddr) -> Option<u32>;
 }
 
 /// How to translate.
@@ -110,6 +116,8 @@ struct Builder {
     /// Stubs: exits, then indirect entries as (entry index).
     exits: Vec<(u32, GuestAddr)>,
     outlined_entries: Vec<usize>,
+    /// Counters: offset of the displacement of the branch to the stub.
+    counter_branches: Vec<u32>,
     /// Syscall continuations: offset of a `lea`'s displacement, and of what it names.
     return_sites: Vec<GuestAddr>,
     instructions: u64,
@@ -126,6 +134,7 @@ impl Builder {
             fragment: NewFragment::default(),
             exits: Vec::new(),
             outlined_entries: Vec::new(),
+            counter_branches: Vec::new(),
             return_sites: Vec::new(),
             instructions: 0,
             encoder: Encoder::new(64),
@@ -134,7 +143,9 @@ impl Builder {
     }
 
     fn bytes(&self) -> usize {
-        self.code.offset() as usize + self.exits.len() * 24 + self.outlined_entries.len() * 14
+        self.code.offset() as usize
+            + (self.exits.len() + self.counter_branches.len()) * 32
+            + self.outlined_entries.len() * 14
     }
 
     fn point(&mut self, guest: GuestAddr, fix: Fix) {
@@ -189,6 +200,17 @@ impl Builder {
             indirect,
         });
         self.point(start, Fix::Exact);
+        if flags_are_dead(block)
+            && let Some(cell) = plan.counter(start)
+        {
+            let (code_at, displacement) = self.code.count_down(cell);
+            self.fragment.counters.push(Counter {
+                head: start,
+                code_at,
+                stub_at: 0,
+            });
+            self.counter_branches.push(displacement);
+        }
 
         let transfer = match block.end {
             BlockEnd::Syscall { .. } | BlockEnd::InterpretOne { .. } | BlockEnd::Next { .. } => 0,
@@ -479,7 +501,11 @@ impl Builder {
             .iter()
             .map(|&(_, target)| stub_bytes(target))
             .sum();
-        let total = exit_bytes + self.outlined_entries.len() * crate::codecache::LATE_ENTRY_BYTES;
+        let heads = self.fragment.counters.iter().map(|counter| counter.head);
+        let counter_bytes: usize = heads.map(stub_bytes).sum();
+        let total = exit_bytes
+            + counter_bytes
+            + self.outlined_entries.len() * crate::codecache::LATE_ENTRY_BYTES;
         let base = self.settings.stubs_end.offset(-(total as i64));
         let mut stubs = Emitter::new(base);
         for &(patch_at, target) in &self.exits {
@@ -497,6 +523,17 @@ impl Builder {
             entry.indirect = Some(IndirectEntry::Stub(stubs.offset()));
             stubs.load_r11();
             stubs.jump_to(self.settings.code_base.offset(i64::from(entry.code_at)));
+        }
+        for (counter, &displacement) in self
+            .fragment
+            .counters
+            .iter_mut()
+            .zip(&self.counter_branches)
+        {
+            counter.stub_at = stubs.offset();
+            self.code.set_rel32(displacement, stubs.here());
+            stubs.store_rip(counter.head);
+            stubs.jump_to_routine(HostRoutine::Counter);
         }
         self.fragment.code = self.code.finish();
         self.fragment.stubs = stubs.finish();
@@ -516,6 +553,33 @@ fn stub_bytes(target: GuestAddr) -> usize {
     } else {
         24
     }
+}
+
+/// Whether the block writes all six arithmetic flags before it reads any.
+fn flags_are_dead(block: &Block) -> bool {
+    const ALL: u32 = RflagsBits::OF
+        | RflagsBits::SF
+        | RflagsBits::ZF
+        | RflagsBits::AF
+        | RflagsBits::CF
+        | RflagsBits::PF;
+    let mut written = 0;
+    for instruction in &block.instructions {
+        if instruction.rflags_read() & ALL & !written != 0 {
+            return false;
+        }
+        // A shift by a count of zero leaves the flags alone.
+        let may_write = (0..instruction.op_count()).any(|i| {
+            instruction.op_kind(i) == OpKind::Register && instruction.op_register(i) == Register::CL
+        });
+        if !may_write {
+            written |= instruction.rflags_modified();
+        }
+        if written & ALL == ALL {
+            return true;
+        }
+    }
+    false
 }
 
 /// The condition as the low nibble of the opcode (Intel SDM volume 2, appendix B.1.4.7).
