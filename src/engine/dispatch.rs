@@ -323,7 +323,9 @@ impl<E: GuestEnv> Engine<E> {
         let predecoded = match &block.predecoded {
             Some(predecoded) => predecoded,
             None => match self.code.decoder.block(env.memory(), pc) {
-                Ok(fresh) => block.predecoded.insert(PredecodedBlock::new(&fresh)),
+                Ok(fresh) => block
+                    .predecoded
+                    .insert(PredecodedBlock::new(&fresh, &mut self.stubs)),
                 Err(trap) => return env.trap(ctx, trap, &mut self.code),
             },
         };
@@ -362,6 +364,8 @@ impl<E: GuestEnv> Engine<E> {
                 }
                 EnvAction::Continue
             }
+            // The block may have stopped before its end.
+            BlockEnd::Syscall { at, .. } if ctx.cpu.rip != at.0 => EnvAction::Continue,
             BlockEnd::Syscall { next, .. } => {
                 ctx.cpu.rip = next.0;
                 self.stats.syscalls.handled += 1;
@@ -388,7 +392,7 @@ impl<E: GuestEnv> Engine<E> {
         self.stats.interpreter.instructions += 1;
         let mut machine =
             Machine::new(&mut ctx.cpu, &mut ctx.vector, env.memory(), &mut self.stubs);
-        match step_one(&decoder, &mut machine) {
+        match step_one(&mut machine, &decoder, pc) {
             Ok(()) => EnvAction::Continue,
             Err(GuestTrap::Unsupported) => {
                 eprintln!("temper: the instruction `{instruction}` at {pc} is not supported");
@@ -419,7 +423,7 @@ impl<E: GuestEnv> Engine<E> {
             len: block.len,
             end: block.end,
             instructions: block.instructions.len() as u32,
-            predecoded: Some(PredecodedBlock::new(&block)),
+            predecoded: Some(PredecodedBlock::new(&block, &mut self.stubs)),
             executions: 0,
             taken: 0,
             path_head: false,

@@ -198,7 +198,7 @@ pub(super) fn expect(
         block: super::promote::describe(block),
     };
     let x87 = X87State::save();
-    let predecoded = PredecodedBlock::new(block);
+    let predecoded = PredecodedBlock::new(block, stubs);
     let mut machine = Machine::new(
         &mut expected.cpu,
         &mut expected.vector,
