@@ -1,1 +1,3 @@
-//! (in the making)
+//! The guest as a Linux process.
+
+pub mod signals;
