@@ -60,10 +60,12 @@ pub struct RunProfile {
 }
 
 /// What a save wrote.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Debug)]
 pub struct Written {
     pub records: usize,
     pub bytes: usize,
+    /// The damaged profile that was set aside for it.
+    pub replaced: Option<Error>,
 }
 
 /// A module as `list` shows it.
@@ -249,9 +251,10 @@ impl Store {
     ///
     /// # Errors
     /// Any [`Error`]; the profile is then as it was. A damaged profile is set aside and
-    /// replaced, and is no error here.
+    /// replaced, see [`Written::replaced`].
     pub fn merge(&self, run: RunProfile, durability: Durability) -> Result<Written, Error> {
         let _lock = self.lock()?;
+        let mut replaced = None;
         let RunProfile {
             mut profile,
             spared,
@@ -265,7 +268,11 @@ impl Store {
                 old.merge(profile);
                 profile = old;
             }
-            Ok(None) | Err(Error::Damaged { aside: Some(_), .. }) => profile.counts.normalize(),
+            Ok(None) => profile.counts.normalize(),
+            Err(error @ Error::Damaged { aside: Some(_), .. }) => {
+                profile.counts.normalize();
+                replaced = Some(error);
+            }
             Err(error) => return Err(error),
         }
         profile.counts.bound(&self.limits);
@@ -276,6 +283,7 @@ impl Store {
         Ok(Written {
             records,
             bytes: bytes.len(),
+            replaced,
         })
     }
 
