@@ -1,1 +1,7 @@
-//! (in the making)
+//! A Linux process as the guest's surroundings.
+
+pub mod address_space;
+mod auxv;
+mod deferred;
+pub mod elf;
+mod stack;
