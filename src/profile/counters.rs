@@ -225,6 +225,18 @@ impl Profile {
         Some(tier)
     }
 
+    /// Whether earlier runs may have known a block at `start`: cheap, and worth a
+    /// [`Profile::known_hot`] when true.
+    pub fn may_be_known(&mut self, start: GuestAddr) -> bool {
+        if self.store.is_none() {
+            return false;
+        }
+        let Some((module, offset)) = self.modules.locate(start) else {
+            return false;
+        };
+        self.known(module).mentions(offset)
+    }
+
     /// What the database knows of a module, loaded at the first call.
     pub(super) fn known(&mut self, module: ModuleIndex) -> &mut KnownBlocks {
         let index = module.index();
