@@ -83,7 +83,9 @@ pub fn map_stack(
     if executable {
         prot = prot.with_exec();
     }
-    space.adopt_stack(start, mapped.clone(), GUARD, prot).map_err(failed)?;
+    space
+        .adopt_stack(start, mapped.clone(), GUARD, prot)
+        .map_err(failed)?;
     Ok(StackRegion { mapped })
 }
 

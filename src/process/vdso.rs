@@ -7,9 +7,7 @@ use std::ops::Range;
 
 use syscalls::Sysno;
 
-use super::address_space::{
-    AddressSpace, Attributes, MapRequest, NO_FILE, Prot, Role,
-};
+use super::address_space::{AddressSpace, Attributes, MapRequest, NO_FILE, Prot, Role};
 use super::deferred::Deferred;
 use super::procfs::host_maps;
 use crate::addr::{GuestAddr, PAGE_SIZE};

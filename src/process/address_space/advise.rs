@@ -68,15 +68,18 @@ impl AddressSpace {
         let range = page_range(start.0, bytes.saturating_add(lead), libc::ENOMEM)?;
         if range.is_empty() || self.map.covers(range) {
             // SAFETY: the range is the guest's own; none of these calls unmaps anything.
-            return unsafe {
-                crate::host::syscall::call(number, [addr, bytes, argument, 0, 0, 0])
-            };
+            return unsafe { crate::host::syscall::call(number, [addr, bytes, argument, 0, 0, 0]) };
         }
         Err(Errno(libc::ENOMEM))
     }
 
     /// Applies `number` to every mapped part.
-    fn each_part(&mut self, number: Sysno, range: &Range<GuestAddr>, argument: u64) -> SyscallResult {
+    fn each_part(
+        &mut self,
+        number: Sysno,
+        range: &Range<GuestAddr>,
+        argument: u64,
+    ) -> SyscallResult {
         self.sync_grown_stacks();
         if range.is_empty() || self.map.covers(range.clone()) {
             return host_map::on_range(number, range, [argument, 0, 0, 0]);

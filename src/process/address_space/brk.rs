@@ -29,7 +29,10 @@ impl AddressSpace {
 
     /// Where the break of an image that ends at `end` goes.
     pub fn break_after(&self, end: GuestAddr) -> Option<GuestAddr> {
-        end.page_up()?.0.checked_add(self.placement.brk_gap).map(GuestAddr)
+        end.page_up()?
+            .0
+            .checked_add(self.placement.brk_gap)
+            .map(GuestAddr)
     }
 
     /// brk(2): the new break, or the old one when it can't move.
@@ -48,7 +51,11 @@ impl AddressSpace {
         let new_end = wanted.page_up()?;
         if new_end > old_end {
             let grown = old_end..new_end;
-            let lock = if self.lock_future { libc::MAP_LOCKED } else { 0 };
+            let lock = if self.lock_future {
+                libc::MAP_LOCKED
+            } else {
+                0
+            };
             let prot = self.heap_prot();
             host_map::map_anonymous(&grown, prot.host(), lock as u64).ok()?;
             let mut attributes = Attributes::anonymous(prot);

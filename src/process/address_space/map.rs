@@ -166,8 +166,7 @@ impl AddressSpace {
 
     fn attributes(&mut self, request: &MapRequest, prot: Prot) -> Attributes {
         let kind = request.flags & MAP_TYPE;
-        let shared =
-            kind == libc::MAP_SHARED as u64 || kind == libc::MAP_SHARED_VALIDATE as u64;
+        let shared = kind == libc::MAP_SHARED as u64 || kind == libc::MAP_SHARED_VALIDATE as u64;
         let backing = if !request.has(libc::MAP_ANONYMOUS) {
             file_key(request.fd).map(|key| Backing {
                 key,
@@ -298,7 +297,10 @@ impl AddressSpace {
 }
 
 /// The guest's mappings inside `range`, joined where they touch.
-pub(super) fn mapped_parts(space: &AddressSpace, range: &Range<GuestAddr>) -> Vec<Range<GuestAddr>> {
+pub(super) fn mapped_parts(
+    space: &AddressSpace,
+    range: &Range<GuestAddr>,
+) -> Vec<Range<GuestAddr>> {
     let mut parts: Vec<Range<GuestAddr>> = Vec::new();
     for vma in space.map.within(range.clone()) {
         match parts.last_mut() {
@@ -310,12 +312,12 @@ pub(super) fn mapped_parts(space: &AddressSpace, range: &Range<GuestAddr>) -> Ve
 }
 
 fn huge_page(request: &MapRequest) -> Option<u64> {
-    request.has(libc::MAP_HUGETLB).then(|| {
-        match (request.flags >> HUGE_SHIFT) & 63 {
+    request
+        .has(libc::MAP_HUGETLB)
+        .then(|| match (request.flags >> HUGE_SHIFT) & 63 {
             0 => 2 << 20,
             shift => 1 << shift,
-        }
-    })
+        })
 }
 
 /// How many bytes the kernel will map; `None` past the top of the address space.

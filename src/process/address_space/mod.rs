@@ -25,8 +25,8 @@ use std::ops::Range;
 
 pub use brk::ProgramBreak;
 pub use host_map::{MapRequest, NO_FILE};
-pub use map::descriptor_path;
 pub use low::{LOW_CODE, LOW_LIMIT, Placement, RESERVED};
+pub use map::descriptor_path;
 pub use vma::{Attributes, Backing, FileKey, Prot, Role, Vma, VmaMap, intersection};
 pub use watch::CodeWatch;
 

@@ -32,7 +32,8 @@ impl AddressSpace {
         let new_len = bytes(&page_range(0, new_bytes, libc::EINVAL)?);
         let vma = self.map.find(source.start).ok_or(Errno(libc::EFAULT))?;
         // A shrinking call may span mappings: the kernel unmaps the tail first.
-        let kept = source.start..GuestAddr(source.end.0.min(source.start.0.saturating_add(new_len)));
+        let kept =
+            source.start..GuestAddr(source.end.0.min(source.start.0.saturating_add(new_len)));
         if kept.end > vma.range.end {
             return Err(Errno(libc::EFAULT));
         }

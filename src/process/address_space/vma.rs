@@ -262,8 +262,7 @@ impl VmaMap {
             return;
         }
         self.remove(range.clone());
-        self.by_start
-            .insert(range.start, (range.end, attributes));
+        self.by_start.insert(range.start, (range.end, attributes));
         self.merge_at(range.end);
         self.merge_at(range.start);
     }

@@ -105,7 +105,10 @@ fn check(map: &VmaMap, model: &[Option<Attributes>]) {
     }
     let entries: Vec<_> = map.iter().collect();
     for pair in entries.windows(2) {
-        assert!(pair[0].range.end <= pair[1].range.start, "overlap: {pair:?}");
+        assert!(
+            pair[0].range.end <= pair[1].range.start,
+            "overlap: {pair:?}"
+        );
         let joined = pair[0].range.end == pair[1].range.start
             && continued(&pair[0].attributes, pair[0].bytes()) == pair[1].attributes;
         assert!(!joined, "left apart: {pair:?}");
@@ -115,7 +118,10 @@ fn check(map: &VmaMap, model: &[Option<Attributes>]) {
         .iter()
         .map(|gap| (gap.end.0 - gap.start.0) / PAGE_SIZE)
         .sum();
-    assert_eq!(gap_pages, model.iter().filter(|m| m.is_none()).count() as u64);
+    assert_eq!(
+        gap_pages,
+        model.iter().filter(|m| m.is_none()).count() as u64
+    );
     let prefix = model.iter().take_while(|m| m.is_some()).count();
     assert_eq!(map.mapped_up_to(page(0)..page(PAGES)), page(prefix));
 }

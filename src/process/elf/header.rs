@@ -238,7 +238,9 @@ fn check_segment(segment: &Segment, file_bytes: u64) -> Result<(), ElfError> {
         ..
     } = *segment;
     if in_file > in_memory {
-        return Err(ElfError::Malformed("a segment larger in file than in memory"));
+        return Err(ElfError::Malformed(
+            "a segment larger in file than in memory",
+        ));
     }
     let fits = vaddr
         .checked_add(in_memory)
@@ -250,7 +252,9 @@ fn check_segment(segment: &Segment, file_bytes: u64) -> Result<(), ElfError> {
         return Ok(());
     }
     if vaddr % PAGE_SIZE != offset % PAGE_SIZE {
-        return Err(ElfError::Malformed("a segment whose address and offset disagree"));
+        return Err(ElfError::Malformed(
+            "a segment whose address and offset disagree",
+        ));
     }
     match offset.checked_add(in_file) {
         Some(end) if end <= file_bytes => Ok(()),

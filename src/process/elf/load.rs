@@ -9,7 +9,9 @@ use super::{ElfError, LoadError};
 use crate::addr::{GuestAddr, PAGE_SIZE};
 use crate::guest::GuestMemory;
 use crate::host::syscall::Errno;
-use crate::process::address_space::{AddressSpace, MapRequest, NO_FILE, Prot, RESERVED, intersection};
+use crate::process::address_space::{
+    AddressSpace, MapRequest, NO_FILE, Prot, RESERVED, intersection,
+};
 use crate::process::deferred::Deferred;
 
 /// An image in memory.
@@ -209,7 +211,12 @@ fn release_holes(
         at = at.max(range.end);
     }
     debug_assert_eq!(at % PAGE_SIZE, 0);
-    debug_assert!(space.map().peek(whole.start).is_some_and(|(_, a)| a.prot != Prot::NONE)
-        || !image.segments[0].readable);
+    debug_assert!(
+        space
+            .map()
+            .peek(whole.start)
+            .is_some_and(|(_, a)| a.prot != Prot::NONE)
+            || !image.segments[0].readable
+    );
     Ok(())
 }

@@ -29,7 +29,8 @@ pub struct OpenProgram {
     pub image: Image,
 }
 
-/// All that is to be mapped, and the arguments after scripts were followed.
+/// All that is to be mapped, and the arguments after scripts were followed. `exec_name` of
+/// the auxiliary vector is the path that was asked for, script or not.
 #[derive(Debug)]
 pub struct Program {
     pub main: OpenProgram,
@@ -61,8 +62,7 @@ pub fn open_program(path: &Path, args: Vec<OsString>) -> Result<Program, LoadErr
         });
         let (file, shebang) = step.map_err(|error| blame(&scripts, error))?;
         let Some(shebang) = shebang else {
-            let main =
-                examine(&path, file).map_err(|error| blame(&scripts, error))?;
+            let main = examine(&path, file).map_err(|error| blame(&scripts, error))?;
             let interpreter = open_interpreter(&main).map_err(|error| LoadError::Interpreter {
                 of: path.clone(),
                 error: Box::new(error),
@@ -170,6 +170,9 @@ fn open_interpreter(main: &OpenProgram) -> Result<Option<OpenProgram>, LoadError
 /// The last part of a path, as the kernel names threads after it.
 pub fn base_name(path: &Path) -> &OsStr {
     let bytes = path.as_os_str().as_bytes();
-    let start = bytes.iter().rposition(|b| *b == b'/').map_or(0, |at| at + 1);
+    let start = bytes
+        .iter()
+        .rposition(|b| *b == b'/')
+        .map_or(0, |at| at + 1);
     OsStr::from_bytes(&bytes[start..])
 }

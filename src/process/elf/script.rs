@@ -27,7 +27,11 @@ pub fn parse(start: &[u8]) -> Option<Shebang> {
     let len = start.len().min(LINE_BYTES);
     buffer[..len].copy_from_slice(&start[..len]);
     let body = buffer.get(2..)?;
-    let mut line = match body.iter().take_while(|b| **b != 0).position(|b| *b == b'\n') {
+    let mut line = match body
+        .iter()
+        .take_while(|b| **b != 0)
+        .position(|b| *b == b'\n')
+    {
         Some(end) => &body[..end],
         None => {
             let body = &body[..body.len() - 1];
@@ -54,7 +58,10 @@ pub fn parse(start: &[u8]) -> Option<Shebang> {
     let argument = match line.get(name_end) {
         Some(b) if is_blank(*b) => {
             let rest = &line[name_end..];
-            let start = rest.iter().position(|b| !is_blank(*b)).unwrap_or(rest.len());
+            let start = rest
+                .iter()
+                .position(|b| !is_blank(*b))
+                .unwrap_or(rest.len());
             let rest = &rest[start..];
             let end = rest.iter().position(|b| *b == 0).unwrap_or(rest.len());
             Some(&rest[..end]).filter(|rest| !rest.is_empty())

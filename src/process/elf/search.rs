@@ -48,8 +48,8 @@ pub fn check(path: &Path) -> Result<(), LoadError> {
             errno: crate::host::syscall::Errno(errno),
         },
     })?;
-    let text = CString::new(path.as_os_str().as_bytes())
-        .map_err(|_| LoadError::NotFound(path.into()))?;
+    let text =
+        CString::new(path.as_os_str().as_bytes()).map_err(|_| LoadError::NotFound(path.into()))?;
     // SAFETY: a valid C string.
     let executable =
         unsafe { libc::faccessat(libc::AT_FDCWD, text.as_ptr(), libc::X_OK, libc::AT_EACCESS) };

@@ -55,7 +55,8 @@ mod tests {
 
     #[test]
     fn lines_with_and_without_names_are_read() {
-        let line = "7f5e3c000000-7f5e3c021000 rw-p 00001000 fe:01 1234                /a b (deleted)";
+        let line =
+            "7f5e3c000000-7f5e3c021000 rw-p 00001000 fe:01 1234                /a b (deleted)";
         let mapping = parse_line(line).expect("a mapping");
         assert_eq!(mapping.range.start, GuestAddr(0x7f5e_3c00_0000));
         assert_eq!((mapping.offset, mapping.inode), (0x1000, 1234));

@@ -143,7 +143,10 @@ fn flush<'a>(out: &mut Vec<Line<'a>>, pieces: &mut Vec<Line<'a>>) {
             Some(last) if continues(last, &piece) => {
                 last.range.end = piece.range.end;
                 for ((_, sum), (name, value)) in last.counts.iter_mut().zip(piece.counts) {
-                    if !matches!(name, "KernelPageSize" | "MMUPageSize" | "THPeligible" | "ProtectionKey") {
+                    if !matches!(
+                        name,
+                        "KernelPageSize" | "MMUPageSize" | "THPeligible" | "ProtectionKey"
+                    ) {
                         *sum += value;
                     }
                 }
