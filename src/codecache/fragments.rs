@@ -216,7 +216,8 @@ impl CodeCache {
         }
     }
 
-    /// Installs a fragment in the space it was generated for, and links what can be linked.
+    /// Installs a fragment in the space it was generated for. With `link`, direct exits and
+    /// indirect branches from and to it stay in generated code from now on.
     pub fn install(&mut self, space: Space, new: NewFragment, link: bool) -> FragmentId {
         let now = self.arena.space();
         assert!(space.code_at == now.code_at && space.stubs_end == now.stubs_end);
@@ -256,7 +257,7 @@ impl CodeCache {
                     list.push(id);
                 }
             }
-            if let Some(indirect) = entry.indirect {
+            if let Some(indirect) = entry.indirect.filter(|_| link) {
                 let at = match indirect {
                     IndirectEntry::Code(at) => code.start + at as usize,
                     IndirectEntry::Stub(at) => stubs.start + at as usize,

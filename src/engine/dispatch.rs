@@ -7,12 +7,12 @@ use super::blocks::{KnownBlock, Slot};
 use super::code::Code;
 use super::promote::{describe, promote};
 use super::stats::Stats;
-use super::{Settings, Tier, entry, host_signals};
+use super::{Settings, Tier, entry, host_signals, lockstep};
 use crate::addr::{GuestAddr, HostAddr};
 use crate::codecache::{Location, MAP_REACH};
 use crate::decode::{BlockEnd, Decoder};
 use crate::guest::{
-    EnvAction, ExitKind, Gpr, GuestEnv, GuestTrap, ThreadContext, far_index, flags,
+    EnvAction, ExitKind, FarTarget, Gpr, GuestEnv, GuestTrap, ThreadContext, far_index, flags,
 };
 use crate::interp::{Machine, PredecodedBlock, step_one};
 use crate::native::{StubCache, trap_from_signal};
@@ -95,6 +95,9 @@ impl<E: GuestEnv> Engine<E> {
         let pc = ctx.cpu.pc();
         // A single-stepping guest stays in the interpreter, which traps after each instruction.
         let tier1 = self.settings.max_tier >= Tier::Block && ctx.cpu.rflags & flags::TF == 0;
+        if tier1 && self.settings.verify {
+            return self.verify(ctx, env, pc);
+        }
         if self.burst > 0 {
             self.burst -= 1;
         } else if tier1 && let Some(host) = self.code.cache.lookup(pc) {
@@ -120,6 +123,11 @@ impl<E: GuestEnv> Engine<E> {
         if let Some(started) = started {
             self.stats.blocks.seconds += started.elapsed().as_secs_f64();
         }
+        self.left(ctx, env, exit)
+    }
+
+    /// Generated code was left.
+    fn left(&mut self, ctx: &mut ThreadContext, env: &mut E, exit: ExitKind) -> EnvAction {
         match exit {
             ExitKind::Untranslated => {
                 self.stats.exits.direct += 1;
@@ -168,9 +176,49 @@ impl<E: GuestEnv> Engine<E> {
         }
     }
 
+    /// One block in lockstep.
+    fn verify(&mut self, ctx: &mut ThreadContext, env: &mut E, pc: GuestAddr) -> EnvAction {
+        let block = match self.code.decoder.block(env.memory(), pc) {
+            Ok(block) => block,
+            Err(trap) => return env.trap(ctx, trap, &mut self.code),
+        };
+        if !lockstep::comparable(&block) {
+            return self.interpret(ctx, env, pc, false);
+        }
+        if !self.code.cache.contains(pc) {
+            if promote(&mut self.code, env, &self.settings, pc).is_err() {
+                return self.interpret(ctx, env, pc, false);
+            }
+        }
+        let Some(mut expected) = lockstep::expect(ctx, &mut self.stubs, &block) else {
+            return self.interpret(ctx, env, pc, false);
+        };
+        let Some(host) = self.code.cache.lookup(pc) else {
+            return EnvAction::Continue;
+        };
+        self.stats.blocks.entries += 1;
+        ctx.syscall_budget = 0;
+        // SAFETY: as in `enter`.
+        let exit = unsafe { entry::enter(ctx, host) };
+        match exit {
+            ExitKind::Untranslated | ExitKind::Indirect | ExitKind::Syscall => {
+                if let Err(difference) = lockstep::compare(ctx, &mut expected) {
+                    eprintln!("temper: --verify: generated code differs in {difference}");
+                    return EnvAction::Abort;
+                }
+                self.stats.blocks.verified += 1;
+            }
+            ExitKind::Fault | ExitKind::Interrupted | ExitKind::NotEntered | ExitKind::Counter => {}
+        }
+        self.left(ctx, env, exit)
+    }
+
     /// Lets the next indirect branch to where the guest is now stay in generated code.
     fn indirect_target(&mut self, ctx: &mut ThreadContext) {
         let target = ctx.cpu.pc();
+        if self.settings.verify {
+            return;
+        }
         if self.code.cache.contains(target) {
             self.code
                 .cache
@@ -179,7 +227,10 @@ impl<E: GuestEnv> Engine<E> {
                 && let Some(host) = self.code.cache.map.get(target)
             {
                 self.forget_stale_far_targets(ctx);
-                ctx.far_targets[far_index(target.0)] = (target.0, host.0);
+                ctx.far_targets[far_index(target.0)] = FarTarget {
+                    guest: target.0,
+                    host: host.0,
+                };
             }
         } else {
             self.code.cache.map.prepare(target);
@@ -191,7 +242,7 @@ impl<E: GuestEnv> Engine<E> {
         let epoch = self.code.cache.map.far_epoch;
         if self.far_epoch != epoch {
             self.far_epoch = epoch;
-            ctx.far_targets.fill((0, 0));
+            ctx.far_targets.fill(FarTarget::default());
         }
     }
 
@@ -272,7 +323,9 @@ impl<E: GuestEnv> Engine<E> {
         let predecoded = match &block.predecoded {
             Some(predecoded) => predecoded,
             None => match self.code.decoder.block(env.memory(), pc) {
-                Ok(fresh) => block.predecoded.insert(PredecodedBlock::new(&fresh)),
+                Ok(fresh) => block
+                    .predecoded
+                    .insert(PredecodedBlock::new(&fresh, &mut self.stubs)),
                 Err(trap) => return env.trap(ctx, trap, &mut self.code),
             },
         };
@@ -311,6 +364,8 @@ impl<E: GuestEnv> Engine<E> {
                 }
                 EnvAction::Continue
             }
+            // The block may have stopped before its end.
+            BlockEnd::Syscall { at, .. } if ctx.cpu.rip != at.0 => EnvAction::Continue,
             BlockEnd::Syscall { next, .. } => {
                 ctx.cpu.rip = next.0;
                 self.stats.syscalls.handled += 1;
@@ -337,7 +392,7 @@ impl<E: GuestEnv> Engine<E> {
         self.stats.interpreter.instructions += 1;
         let mut machine =
             Machine::new(&mut ctx.cpu, &mut ctx.vector, env.memory(), &mut self.stubs);
-        match step_one(&decoder, &mut machine) {
+        match step_one(&mut machine, &decoder, pc) {
             Ok(()) => EnvAction::Continue,
             Err(GuestTrap::Unsupported) => {
                 eprintln!("temper: the instruction `{instruction}` at {pc} is not supported");
@@ -368,7 +423,7 @@ impl<E: GuestEnv> Engine<E> {
             len: block.len,
             end: block.end,
             instructions: block.instructions.len() as u32,
-            predecoded: Some(PredecodedBlock::new(&block)),
+            predecoded: Some(PredecodedBlock::new(&block, &mut self.stubs)),
             executions: 0,
             taken: 0,
             path_head: false,

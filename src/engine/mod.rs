@@ -12,8 +12,11 @@ mod counters;
 mod dispatch;
 mod entry;
 pub mod host_signals;
+mod lockstep;
 mod promote;
 pub mod stats;
+#[cfg(test)]
+mod tests;
 
 pub use code::Code;
 pub use dispatch::{Engine, Outcome};

@@ -50,6 +50,8 @@ pub struct BlockStats {
     pub code_bytes: u64,
     /// Entries of generated code by the dispatcher (chained transfers aren't counted).
     pub entries: u64,
+    /// Entries whose result was compared with the interpreter's (`--verify`).
+    pub verified: u64,
     /// Links made between translation blocks.
     pub links: u64,
     /// Spent translating and installing.

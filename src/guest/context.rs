@@ -85,10 +85,17 @@ pub struct ThreadContext {
     pub fault: FaultRecord,
     /// The siginfo_t of the signal that `pending` announces.
     pub signal_info: [u64; 16],
-    /// Indirect targets beyond the flat map: (guest, host), direct-mapped by
-    /// [`far_index`]. Guest 0 is an empty entry.
-    pub far_targets: [(u64, u64); FAR_TARGETS],
+    /// Indirect targets beyond the flat map, direct-mapped by [`far_index`].
+    pub far_targets: [FarTarget; FAR_TARGETS],
     pub vector: VectorState,
+}
+
+/// Where an indirect branch to a guest address goes. Guest 0 is an empty entry.
+#[derive(Clone, Copy, Default, Debug)]
+#[repr(C)]
+pub struct FarTarget {
+    pub guest: u64,
+    pub host: u64,
 }
 
 /// Entries of `far_targets`; a power of two.
@@ -119,7 +126,7 @@ impl Default for ThreadContext {
             syscalls_passed: 0,
             fault: FaultRecord::default(),
             signal_info: [0; 16],
-            far_targets: [(0, 0); FAR_TARGETS],
+            far_targets: [FarTarget::default(); FAR_TARGETS],
             vector: VectorState::default(),
         }
     }

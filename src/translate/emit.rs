@@ -85,11 +85,6 @@ impl Emitter {
         self.raw(&[0x41, 0x5b]);
     }
 
-    /// `push %r11`
-    pub(super) fn push_r11(&mut self) {
-        self.raw(&[0x41, 0x53]);
-    }
-
     /// `lea bytes(%rsp),%rsp`
     pub(super) fn drop_stack(&mut self, bytes: u32) {
         self.raw(&[0x48, 0x8d, 0xa4, 0x24]);

@@ -277,8 +277,9 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
             .map_err(|_| NoFrame)
     }
 
-    /// Makes the guest repeat the system call `nr` that it has just made.
-    pub(super) fn restart_call(&mut self, nr: i64) {
+    /// Makes the guest repeat the system call `nr` that it has just made: what the kernel
+    /// does where a handler with SA_RESTART interrupted it.
+    pub fn restart_call(&mut self, nr: i64) {
         self.ctx.cpu.rip = self.ctx.cpu.rip.wrapping_sub(2);
         self.ctx.cpu.set(Gpr::Rax, nr as u64);
     }

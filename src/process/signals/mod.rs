@@ -24,6 +24,7 @@
 mod action;
 mod calls;
 mod deliver;
+mod exec;
 mod fpstate;
 mod frame;
 mod host;

@@ -1,6 +1,7 @@
 //! Frames compared with frames that the kernel builds for the same state, and the calls
 //! compared with what the kernel answers.
 
+mod live;
 mod native;
 
 use native::{Capture, capture};
