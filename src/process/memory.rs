@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::address_space::AddressSpace;
+use super::elf::{self, LoadError, LoadedImage, OpenProgram};
 use crate::addr::GuestAddr;
 use crate::guest::{Access, GuestMemory, GuestTrap, MemoryFault, Width};
 use crate::native::IdentityMemory;
@@ -43,6 +44,23 @@ impl ProcessMemory {
                 range: GuestAddr(0)..GuestAddr(0),
             },
         }
+    }
+
+    /// Maps an image; see [`elf::load_image`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_image(
+        &mut self,
+        program: &OpenProgram,
+        is_main: bool,
+    ) -> Result<LoadedImage, LoadError> {
+        elf::load_image(&mut self.space, &mut self.native, program, is_main)
+    }
+
+    /// Memory alone, for whoever changes the map at the same time.
+    pub fn parts(&mut self) -> (&mut IdentityMemory, &mut AddressSpace) {
+        (&mut self.native, &mut self.space)
     }
 
     /// One past the last byte that can be executed from `addr` on without a hole, as far as
