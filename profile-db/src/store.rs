@@ -262,7 +262,7 @@ impl Store {
         match self.read_locked(&profile.module.id, read_all) {
             Ok(Some(mut old)) => {
                 if profile.module.runs > 0 {
-                    old.counts.age(&spared);
+                    old.counts.age(&spared, old.module.runs);
                 }
                 // The old lists first: they are the longer ones and sorted.
                 old.merge(profile);

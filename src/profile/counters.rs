@@ -338,6 +338,13 @@ impl Profile {
             .enter(counters.start, counters.head, counters.step);
     }
 
+    /// A block was executed `times` times outside the interpreter, where a counter of
+    /// generated code says so. Says nothing of paths.
+    pub fn add_executions(&mut self, id: BlockId, times: u32) {
+        let counters = &mut self.counters[id.index()];
+        counters.entered = counters.entered.saturating_add(times);
+    }
+
     /// The conditional branch that ends a block was executed. Other blocks' edges follow
     /// from their executions, so for them this is neither needed nor counted.
     #[inline]
