@@ -3,10 +3,13 @@
 use std::arch::asm;
 
 use iced_x86::{Instruction, OpKind, Register};
-use temper::guest::GuestTrap;
-use temper::native::{Addressing, StubCache, install_test_handler};
+use temper::addr::GuestAddr;
+use temper::decode::Decoder;
+use temper::guest::{CpuMode, GuestTrap};
+use temper::interp::{self, Machine};
+use temper::native::{Addressing, IdentityMemory, StubCache, install_test_handler};
 
-use crate::machine::{Case, Outcome, State, WRITABLE_BYTES, place, take_memory};
+use crate::machine::{Case, INSTRUCTION_AT, Outcome, State, WRITABLE_BYTES, place, take_memory};
 
 pub trait Executor {
     fn name(&self) -> &'static str;
@@ -18,19 +21,19 @@ pub trait Executor {
     fn undefined_flags_match(&self) -> bool;
 }
 
-/// All executors, in the order in which they are reported.
+/// All executors, in the order in which they are reported. A further tier joins here.
 pub fn all() -> Vec<Box<dyn Executor>> {
-    vec![Box::new(Stubs::new())]
+    install_test_handler();
+    vec![Box::new(Stubs::new()), Box::new(Interpreter::new())]
 }
 
-/// The one-instruction stubs.
+/// The one-instruction stubs alone.
 struct Stubs {
     cache: StubCache,
 }
 
 impl Stubs {
     fn new() -> Stubs {
-        install_test_handler();
         Stubs {
             cache: StubCache::new().expect("executable memory"),
         }
@@ -50,21 +53,15 @@ impl Executor for Stubs {
             }
             _ => 0,
         };
-        let mut state = case.state.clone();
-        let (cpu, vector) = (&mut state.cpu, &mut state.vector);
-        // SAFETY: the pages are this thread's while no batch runs; the operand lies there, or
-        // where the bare CPU faults too.
-        let result = unsafe {
-            place(&case.bytes, &case.memory);
-            let mut x87 = X87::of(&vector.area);
-            x87.load();
-            let result = self.cache.run(id, cpu, vector, memory as *mut u8);
-            x87.save();
-            vector.area[..24].copy_from_slice(&x87.0[..24]);
-            vector.area[32..160].copy_from_slice(&x87.0[32..160]);
+        Some(execute(case, |state| {
+            let (cpu, vector) = (&mut state.cpu, &mut state.vector);
+            // SAFETY: the operand lies in the test's pages, or where the bare CPU faults too.
+            let result = unsafe { self.cache.run(id, cpu, vector, memory as *mut u8) };
+            if result.is_ok() {
+                cpu.rip = case.instruction.next_ip();
+            }
             result
-        };
-        Some(outcome(case, state, result))
+        }))
     }
 
     fn undefined_flags_match(&self) -> bool {
@@ -72,13 +69,63 @@ impl Executor for Stubs {
     }
 }
 
-fn outcome(case: &Case, mut state: State, result: Result<(), GuestTrap>) -> Outcome {
-    if result.is_ok() {
-        state.cpu.rip = case.instruction.next_ip();
+/// Tier 0, one instruction at a time.
+struct Interpreter {
+    cache: StubCache,
+    memory: IdentityMemory,
+    decoder: Decoder,
+}
+
+impl Interpreter {
+    fn new() -> Interpreter {
+        Interpreter {
+            cache: StubCache::new().expect("executable memory"),
+            memory: IdentityMemory,
+            decoder: Decoder::new(CpuMode::Bits64),
+        }
     }
+}
+
+impl Executor for Interpreter {
+    fn name(&self) -> &'static str {
+        "interpreter"
+    }
+
+    fn run(&mut self, case: &Case) -> Option<Outcome> {
+        let outcome = execute(case, |state| {
+            let mut machine = Machine::new(
+                &mut state.cpu,
+                &mut state.vector,
+                &mut self.memory,
+                &mut self.cache,
+            );
+            interp::step_one(&mut machine, &self.decoder, GuestAddr(INSTRUCTION_AT))
+        });
+        (outcome.trap != Some(GuestTrap::Unsupported)).then_some(outcome)
+    }
+
+    fn undefined_flags_match(&self) -> bool {
+        false
+    }
+}
+
+/// Runs `step` on the case's state, pages and x87 registers.
+fn execute(case: &Case, step: impl FnOnce(&mut State) -> Result<(), GuestTrap>) -> Outcome {
+    let mut state = case.state.clone();
     let mut memory = Box::new([0; WRITABLE_BYTES]);
-    // SAFETY: as in `run`.
-    unsafe { take_memory(&mut memory) };
+    let mut x87 = X87::of(&state.vector.area);
+    // SAFETY: the pages are this thread's while no batch runs; no code of the test's uses x87.
+    let result = unsafe {
+        place(&case.bytes, &case.memory);
+        x87.load();
+        let result = step(&mut state);
+        x87.save();
+        take_memory(&mut memory);
+        result
+    };
+    let area = &mut state.vector.area;
+    area[..24].copy_from_slice(&x87.0[..24]);
+    area[32..160].copy_from_slice(&x87.0[32..160]);
     Outcome {
         state,
         memory,
