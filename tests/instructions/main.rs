@@ -1,7 +1,7 @@
 //! Randomly generated instructions, each run on the bare CPU (in a child process) and by
 //! Temper's executors from the same state; everything they leave behind must be equal.
 //!
-//! TEMPER_INSTRUCTION_CASES: how many (default 100,000). TEMPER_INSTRUCTION_SEED: repeats a
+//! TEMPER_INSTRUCTION_CASES: how many (default 60,000). TEMPER_INSTRUCTION_SEED: repeats a
 //! run. TEMPER_INSTRUCTION_ONLY: a substring of the instruction codes to test (see iced's
 //! `Code`), as in `Vpadd` or `Imul_r64_rm64`.
 
@@ -25,7 +25,7 @@ use executors::Executor;
 use machine::{Case, Outcome};
 use values::Rng;
 
-const DEFAULT_CASES: usize = 100_000;
+const DEFAULT_CASES: usize = 60_000;
 /// Mismatches that are printed in full: in all, and of one mnemonic.
 const SHOWN: usize = 60;
 const SHOWN_OF_ONE: usize = 2;
@@ -136,7 +136,7 @@ impl Run {
         }
         for executor in executors {
             let name = executor.name();
-            let Some(ours) = executor.run(case) else {
+            let Some(ours) = executor.run(case, bare) else {
                 self.not_run.entry(name).or_default().insert(mnemonic);
                 continue;
             };
