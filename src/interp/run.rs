@@ -1,0 +1,160 @@
+//! Predecoded blocks and how they run.
+
+use crate::addr::GuestAddr;
+use crate::decode::{Block, BlockEnd, Decoder};
+use crate::guest::{Gpr, GuestMemory, GuestTrap, flags};
+use crate::native::StubCache;
+
+use super::machine::{Machine, through_stack_segment};
+use super::op::Op;
+use super::predecode::predecode;
+
+/// A block ready to run. Stub numbers in it belong to the [`StubCache`] it was made with.
+pub struct PredecodedBlock<M: GuestMemory> {
+    ops: Box<[Op<M>]>,
+    start: GuestAddr,
+    end: BlockEnd,
+    /// Where the guest goes on unless the last instruction says otherwise.
+    next: GuestAddr,
+}
+
+impl<M: GuestMemory> PredecodedBlock<M> {
+    /// Predecodes `block`. Instructions that can't be executed trap when they are reached.
+    pub fn new(block: &Block, stubs: &mut StubCache) -> PredecodedBlock<M> {
+        let ops: Box<[Op<M>]> = block
+            .instructions
+            .iter()
+            .map(|instruction| predecode(instruction, stubs))
+            .collect();
+        let next = match block.end {
+            BlockEnd::Branch { next, .. } => next,
+            BlockEnd::Syscall { at, .. }
+            | BlockEnd::InterpretOne { at, .. }
+            | BlockEnd::Next { at } => at,
+            // Always written by the last instruction.
+            BlockEnd::Jump { target } | BlockEnd::Call { target, .. } => target,
+            BlockEnd::IndirectJump | BlockEnd::IndirectCall { .. } | BlockEnd::Return { .. } => {
+                block.start
+            }
+        };
+        PredecodedBlock {
+            ops,
+            start: block.start,
+            end: block.end,
+            next,
+        }
+    }
+
+    /// The address of the block's first instruction.
+    pub fn start(&self) -> GuestAddr {
+        self.start
+    }
+
+    /// How control leaves the block.
+    pub fn end(&self) -> BlockEnd {
+        self.end
+    }
+
+    /// Instructions in the block, without a SYSCALL or InterpretOne at its end.
+    pub fn len(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// Whether the block consists of its end alone.
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+
+    /// Bytes of heap memory that the block holds.
+    pub fn heap_bytes(&self) -> usize {
+        size_of_val(&*self.ops)
+    }
+
+    /// Runs the block from its top and leaves `cpu.rip` where the guest goes on: with a
+    /// SYSCALL or InterpretOne end at that instruction, which is the caller's to execute. An
+    /// instruction that sets RFLAGS.TF ends the run behind itself; with TF set, one
+    /// instruction runs and the result is `Err(Debug)`.
+    ///
+    /// # Errors
+    /// The trap of an instruction; `cpu.rip` is at it, for `Debug` behind it.
+    #[inline]
+    pub fn run(&self, machine: &mut Machine<'_, M>) -> Result<(), GuestTrap> {
+        machine.cpu.rip = self.next.0;
+        if machine.cpu.rflags & flags::TF != 0 {
+            return self.run_first(machine);
+        }
+        for op in &self.ops {
+            if (op.run)(op, machine).is_err() {
+                return stopped(op, machine);
+            }
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn run_first(&self, machine: &mut Machine<'_, M>) -> Result<(), GuestTrap> {
+        match self.ops.first() {
+            None => Ok(()),
+            Some(op) => {
+                if self.ops.len() > 1 {
+                    machine.cpu.rip = op.next_ip();
+                }
+                run_alone(op, machine)
+            }
+        }
+    }
+}
+
+/// Decodes and executes the one instruction at `at`, of any kind but SYSCALL (which is the
+/// caller's; `Unsupported`). For what the block decoder leaves out
+/// ([`BlockEnd::InterpretOne`]) and for single steps. Leaves `cpu.rip` where the guest goes on.
+///
+/// # Errors
+/// As [`PredecodedBlock::run`]; or the trap of fetching or decoding the instruction.
+pub fn step_one<M: GuestMemory>(
+    machine: &mut Machine<'_, M>,
+    decoder: &Decoder,
+    at: GuestAddr,
+) -> Result<(), GuestTrap> {
+    machine.cpu.rip = at.0;
+    let instruction = decoder.instruction(machine.memory, at)?;
+    let op = predecode(&instruction, machine.stubs);
+    machine.cpu.rip = op.next_ip();
+    run_alone(&op, machine)
+}
+
+/// Runs one instruction, with the single-step trap behind it if TF was set before it.
+fn run_alone<M: GuestMemory>(op: &Op<M>, machine: &mut Machine<'_, M>) -> Result<(), GuestTrap> {
+    let stepping = machine.cpu.rflags & flags::TF != 0;
+    if (op.run)(op, machine).is_err() {
+        stopped(op, machine)?;
+    }
+    if stepping {
+        return Err(GuestTrap::Debug);
+    }
+    Ok(())
+}
+
+/// Why a handler stopped the block, with RIP set to match.
+#[cold]
+#[inline(never)]
+fn stopped<M: GuestMemory>(op: &Op<M>, machine: &mut Machine<'_, M>) -> Result<(), GuestTrap> {
+    let Some(trap) = machine.trap.take() else {
+        // Nothing wrong: what comes next must be looked at first.
+        machine.cpu.rip = op.next_ip();
+        return Ok(());
+    };
+    machine.cpu.rip = match trap {
+        GuestTrap::Debug => op.next_ip(),
+        _ => op.ip,
+    };
+    // With RSP or RBP as base and no override, an operand is in the stack segment.
+    let in_stack_segment = op.base_factor != 0
+        && (op.base == Gpr::Rsp as u8 || op.base == Gpr::Rbp as u8)
+        && !op.special.has_segment();
+    Err(if in_stack_segment {
+        through_stack_segment(trap)
+    } else {
+        trap
+    })
+}
