@@ -179,14 +179,14 @@ impl Case {
                 self.set(Gpr::Rax, low);
                 self.set(Gpr::Rdx, high);
             }
-            Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc if rng.percent(85) => {
+            Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
                 if instruction.op1_kind() == OpKind::Register
                     && instruction.op1_register() != instruction.memory_base()
                     && instruction.op1_register() != instruction.memory_index()
-                {
-                    let bit = rng.below(2000) as i64 - 1000;
-                    self.set_register(instruction.op1_register(), bit as u64);
-                }
+                    && rng.percent(85) =>
+            {
+                let bit = rng.below(2000) as i64 - 1000;
+                self.set_register(instruction.op1_register(), bit as u64);
             }
             Mnemonic::Xlatb => {
                 let table = target.wrapping_sub(self.state.cpu.get(Gpr::Rax) & 0xff);

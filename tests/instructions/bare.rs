@@ -195,12 +195,12 @@ impl Drop for BareCpu {
 fn outcome(answer: &Answer) -> Outcome {
     let mut state = answer.state.clone();
     state.vector.materialize();
-    let completed = answer.signal == libc::SIGTRAP
-        && answer.trap_number == 3
-        && state.cpu.rip.wrapping_sub(1) != INSTRUCTION_AT;
-    if completed {
+    let breakpoint = answer.signal == libc::SIGTRAP && answer.trap_number == 3;
+    if breakpoint {
+        // Where the INT3 is: one of the test's own, unless it is the instruction itself.
         state.cpu.rip -= 1;
     }
+    let completed = breakpoint && state.cpu.rip != INSTRUCTION_AT;
     let trap = trap_from_signal(
         answer.signal,
         answer.si_code,

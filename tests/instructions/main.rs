@@ -1,7 +1,7 @@
 //! Randomly generated instructions, each run on the bare CPU (in a child process) and by
 //! Temper's executors from the same state; everything they leave behind must be equal.
 //!
-//! TEMPER_INSTRUCTION_CASES: how many (default 100,000). TEMPER_INSTRUCTION_SEED: repeats a
+//! TEMPER_INSTRUCTION_CASES: how many (default 60,000). TEMPER_INSTRUCTION_SEED: repeats a
 //! run. TEMPER_INSTRUCTION_ONLY: a substring of the instruction codes to test (see iced's
 //! `Code`), as in `Vpadd` or `Imul_r64_rm64`.
 
@@ -25,9 +25,10 @@ use executors::Executor;
 use machine::{Case, Outcome};
 use values::Rng;
 
-const DEFAULT_CASES: usize = 100_000;
-/// Mismatches that are printed in full.
-const SHOWN: usize = 20;
+const DEFAULT_CASES: usize = 60_000;
+/// Mismatches that are printed in full: in all, and of one mnemonic.
+const SHOWN: usize = 60;
+const SHOWN_OF_ONE: usize = 2;
 
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -104,6 +105,8 @@ struct Run {
     cases: usize,
     faults: usize,
     mismatches: usize,
+    shown: usize,
+    mismatched: BTreeMap<(&'static str, Mnemonic), usize>,
     /// By executor: cases compared.
     compared: BTreeMap<&'static str, usize>,
     /// By executor: mnemonics that it never ran though the CPU has them.
@@ -133,7 +136,7 @@ impl Run {
         }
         for executor in executors {
             let name = executor.name();
-            let Some(ours) = executor.run(case) else {
+            let Some(ours) = executor.run(case, bare) else {
                 self.not_run.entry(name).or_default().insert(mnemonic);
                 continue;
             };
@@ -145,7 +148,10 @@ impl Run {
                 continue;
             }
             self.mismatches += 1;
-            if self.mismatches <= SHOWN {
+            let of_this = self.mismatched.entry((name, mnemonic)).or_default();
+            *of_this += 1;
+            if *of_this <= SHOWN_OF_ONE && self.shown < SHOWN {
+                self.shown += 1;
                 println!("{}", describe(name, case, bare, &differences));
             }
         }
@@ -192,6 +198,13 @@ impl Run {
                 .copied()
                 .collect();
             print_list(&format!("{name}: not executed"), &not_run);
+            let mut line = String::new();
+            for ((_, mnemonic), count) in self.mismatched.iter().filter(|((n, _), _)| *n == name) {
+                let _ = write!(line, " {mnemonic:?}:{count}");
+            }
+            if !line.is_empty() {
+                println!("{name}: mismatches:{line}");
+            }
         }
     }
 }
@@ -223,7 +236,8 @@ fn describe(executor: &str, case: &Case, bare: &Outcome, differences: &[String])
         bytes.join(" ")
     );
     if let Some(trap) = bare.trap {
-        let _ = writeln!(text, "    the bare CPU traps: {trap:?}");
+        let rip = bare.state.cpu.rip;
+        let _ = writeln!(text, "    the bare CPU traps at {rip:#x}: {trap:?}");
     }
     for difference in differences {
         let _ = writeln!(text, "    {difference}");

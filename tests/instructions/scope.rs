@@ -35,6 +35,7 @@ pub fn left_out(code: Code) -> Option<&'static str> {
         Mnemonic::Sgdt | Mnemonic::Sidt | Mnemonic::Sldt | Mnemonic::Str | Mnemonic::Smsw => {
             Some("the kernel makes up the result (UMIP)")
         }
+        Mnemonic::Int1 => Some("hypervisors report it in different places"),
         Mnemonic::Lss | Mnemonic::Lfs | Mnemonic::Lgs => Some("loads a segment register"),
         Mnemonic::Wrpkru => Some("would lock the test out of its own memory"),
         Mnemonic::Vmcall

@@ -6,6 +6,7 @@ use iced_x86::{
     Code, Decoder, DecoderOptions, Encoder, EncodingKind, Instruction, OpCodeInfo,
     OpCodeOperandKind as Kind, OpKind, Register, RoundingControl,
 };
+use temper::host::Features;
 
 use crate::machine::{CODE, INSTRUCTION_AT, NO_ACCESS, READ_ONLY, WRITABLE, WRITABLE_BYTES};
 use crate::values::Rng;
@@ -298,7 +299,7 @@ impl Draw<'_> {
         let rng = &mut *self.rng;
         let instruction = &mut self.instruction;
         instruction.set_op_kind(n, OpKind::Memory);
-        if rng.percent(5) {
+        if rng.percent(5) && Features::get().fsgsbase {
             instruction.set_segment_prefix(rng.pick(&[Register::FS, Register::GS]));
         }
         let first = if rng.percent(8) {

@@ -160,7 +160,8 @@ pub fn mxcsr(rng: &mut Rng) -> u32 {
     mxcsr
 }
 
-/// x87 state in FXSAVE's layout: some registers loaded, most exceptions masked, none pending.
+/// x87 state in FXSAVE's layout: some registers loaded, most exceptions masked, rarely one
+/// pending.
 fn x87(rng: &mut Rng, area: &mut [u8]) {
     let mut control = 0x037fu16;
     if rng.percent(30) {
@@ -170,12 +171,13 @@ fn x87(rng: &mut Rng, area: &mut [u8]) {
         control &= !(rng.next() as u16 & 0x3f);
     }
     let masked = control & 0x3f;
-    let sticky = if rng.percent(20) {
-        rng.next() as u16 & masked
-    } else {
-        0
+    let sticky = match rng.below(100) {
+        0..20 => rng.next() as u16 & masked,
+        20..23 => rng.next() as u16 & 0x3f,
+        _ => 0,
     };
-    let status = rng.next() as u16 & 0x7f00 | sticky;
+    let pending = if sticky & !masked == 0 { 0 } else { 0x8080 };
+    let status = rng.next() as u16 & 0x4700 | (rng.below(8) as u16) << 11 | sticky | pending;
     area[..160].fill(0);
     area[0..2].copy_from_slice(&control.to_le_bytes());
     area[2..4].copy_from_slice(&status.to_le_bytes());

@@ -22,7 +22,7 @@ int main(void) {
     unsigned long a = 1, b = 0, rounds = 0;
     // At least a fixed amount, and until signals have come; the state is a pure function.
     looping = 1;
-    while (rounds < 30 || ticks < 20) {
+    while (rounds < 10 || ticks < 20) {
         a = 1, b = 0;
         for (long i = 0; i < 1000000; i++) {
             a = a * 6364136223846793005ul + 1442695040888963407ul;
