@@ -6,6 +6,7 @@ mod families;
 mod native_run;
 mod random;
 
+mod speed;
 mod strings;
 mod traps;
 
