@@ -129,14 +129,14 @@ fn predecoding_is_cheap() {
     for _ in 1..rounds {
         block = decoder.block(&mut memory, at).expect("block");
     }
-    let decoding = (thread_time() - start);
+    let decoding = thread_time() - start;
     let start = thread_time();
     let mut bytes = 0;
     for _ in 0..rounds {
         let predecoded: PredecodedBlock<IdentityMemory> = PredecodedBlock::new(&block, &mut stubs);
         bytes = predecoded.heap_bytes();
     }
-    let predecoding = (thread_time() - start);
+    let predecoding = thread_time() - start;
     let count = block.instructions.len() as u32 * rounds;
     println!(
         "decoding {} ns, predecoding {} ns an instruction, {} bytes each",
