@@ -6,6 +6,7 @@ mod families;
 mod native_run;
 mod random;
 
+mod speed;
 mod strings;
 mod traps;
 
@@ -226,4 +227,21 @@ fn run_block(
     let mut machine = Machine::new(cpu, &mut vector, &mut memory, stubs);
     let result = block.run(&mut machine);
     (at, result)
+}
+
+/// Runs a one-byte instruction of 32-bit code on AX; AX and the flags afterwards.
+fn adjust(opcode: u8, ax: u64, rflags: u64) -> (u64, u64) {
+    install_test_handler();
+    let mut bench = Bench::new();
+    let at = bench.place(&[opcode]);
+    let mut cpu = CpuState::default();
+    cpu.gpr[0] = ax;
+    cpu.rflags |= rflags;
+    let (mut vector, mut memory) = (VectorState::default(), IdentityMemory);
+    let mut stubs = StubCache::new().expect("stubs");
+    let mut machine = Machine::new(&mut cpu, &mut vector, &mut memory, &mut stubs);
+    let decoder = Decoder::new(CpuMode::Bits32);
+    step_one(&mut machine, &decoder, at).expect("no trap");
+    assert_eq!(cpu.pc(), at.offset(1));
+    (cpu.gpr[0], cpu.rflags)
 }

@@ -69,6 +69,8 @@ fn is_excluded(instruction: &Instruction) -> bool {
                 | Mnemonic::Popf
                 | Mnemonic::Popfq
                 | Mnemonic::Mwaitx
+                | Mnemonic::Mwait
+                | Mnemonic::Monitor
                 | Mnemonic::Clzero
         )
         || matches!(instruction.segment_prefix(), Register::FS | Register::GS)
