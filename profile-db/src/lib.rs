@@ -39,7 +39,8 @@
 //! # Numbers
 //!
 //! Counts are 64 bits wide and saturate. Merging adds; it is commutative and associative.
-//! Each run that is merged first ages what is there by one eighth (see [`Counts::age`]).
+//! Each run that is merged first ages what is there by one eighth (see [`Counts::age`]), so
+//! that new behaviour shows within a few runs.
 
 mod codec;
 mod error;

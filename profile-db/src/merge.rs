@@ -29,7 +29,7 @@ impl Default for Limits {
             edges: 1 << 19,
             paths: 1 << 17,
             targets: 64,
-            decisions: 1 << 15,
+            decisions: 1 << 17,
             hot_count: 32,
         }
     }
@@ -149,15 +149,22 @@ impl Counts {
         self.normalize();
     }
 
-    /// Takes an eighth, rounded up, from each count: what isn't seen again halves in five
-    /// runs, and a record seen once is gone in the next. Records that start at an offset in
-    /// `spared` (sorted) keep their counts.
-    pub fn age(&mut self, spared: &[u64]) {
-        age_list(&mut self.blocks, spared, |block| {
+    /// Takes an eighth from each count, so that what isn't seen again halves in five runs.
+    /// Records that start at an offset in `spared` (sorted) keep their counts.
+    ///
+    /// Most counts are small, so rounding decides their fate: it goes up or down by a
+    /// pseudo-random choice that depends on the place and on `round` (the number of runs so
+    /// far), hence 1 lasts for eight runs on average, and a block ages with its edges.
+    pub fn age(&mut self, spared: &[u64], round: u32) {
+        age_list(&mut self.blocks, spared, round, |block| {
             (block.offset, &mut block.count)
         });
-        age_list(&mut self.edges, spared, |edge| (edge.from, &mut edge.count));
-        age_list(&mut self.paths, spared, |path| (path.head, &mut path.count));
+        age_list(&mut self.edges, spared, round, |edge| {
+            (edge.from, &mut edge.count)
+        });
+        age_list(&mut self.paths, spared, round, |path| {
+            (path.head, &mut path.count)
+        });
         self.drop_zeros();
         self.normalize_others();
     }
@@ -203,15 +210,27 @@ impl Counts {
 }
 
 /// Ages a list that is sorted by the place that `split` takes from a record.
-fn age_list<T>(records: &mut [T], spared: &[u64], split: impl Fn(&mut T) -> (u64, &mut u64)) {
+fn age_list<T>(
+    records: &mut [T],
+    spared: &[u64],
+    round: u32,
+    split: impl Fn(&mut T) -> (u64, &mut u64),
+) {
     let mut spared = spared.iter().peekable();
     for record in records {
         let (at, count) = split(record);
         while spared.next_if(|&&place| place < at).is_some() {}
         if spared.peek() != Some(&&at) {
-            *count -= count.div_ceil(8);
+            *count -= count.saturating_add(rounding(at, round)) / 8;
         }
     }
+}
+
+/// 0 to 7, evenly spread over places and rounds.
+fn rounding(at: u64, round: u32) -> u64 {
+    // Fibonacci hashing (Knuth, volume 3, section 6.4).
+    let mixed = (at ^ u64::from(round).rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed ^ (mixed >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 61
 }
 
 /// Keeps the `limit` records with the highest counts, in their order.

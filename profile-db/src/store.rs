@@ -27,15 +27,18 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// The user's profile directory: `$TEMPER_PROFILE_DIR`, else `temper/profiles` in the XDG
 /// data folder. `None` without a home directory.
 pub fn default_profile_dir() -> Option<PathBuf> {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    if let Some(dir) = variable("TEMPER_PROFILE_DIR") {
+    let dir = std::env::var_os("TEMPER_PROFILE_DIR").filter(|dir| !dir.is_empty());
+    if let Some(dir) = dir {
         return Some(dir.into());
     }
     // XDG Base Directory Specification: relative paths are invalid and to be ignored.
-    let data = variable("XDG_DATA_HOME")
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute())
-        .or_else(|| variable("HOME").map(|home| Path::new(&home).join(".local/share")))?;
+    let absolute = |name| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let data = absolute("XDG_DATA_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))?;
     Some(data.join("temper/profiles"))
 }
 
@@ -262,7 +265,7 @@ impl Store {
         match self.read_locked(&profile.module.id, read_all) {
             Ok(Some(mut old)) => {
                 if profile.module.runs > 0 {
-                    old.counts.age(&spared);
+                    old.counts.age(&spared, old.module.runs);
                 }
                 // The old lists first: they are the longer ones and sorted.
                 old.merge(profile);

@@ -9,6 +9,7 @@ mod doctor;
 mod explain;
 mod lookup;
 mod pages;
+mod profile;
 mod run;
 mod stats;
 
@@ -39,6 +40,8 @@ Environment for finding faults in Temper itself: TEMPER_FLUSH_EVERY=N empties th
 cache at every Nth entry, TEMPER_HOT=1 makes all code hot at once, TEMPER_STOP_AFTER=N \
 stops translating after N fragments.")]
     Run(options::RunArgs),
+    /// Show what earlier runs learned
+    Profile(profile::ProfileArgs),
     /// Show one piece of a program's code as Temper sees it
     Explain(explain::ExplainArgs),
     /// Say what this host can do, and what that means
@@ -64,6 +67,7 @@ fn run_command(args: impl IntoIterator<Item = OsString>) -> i32 {
     };
     let result = match cli.command {
         Command::Run(args) => args.into_options().and_then(run_program),
+        Command::Profile(args) => profile::run(&args).map(|()| 0),
         Command::Explain(args) => explain::run(&args).map(|()| 0),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions { shell } => pages::completions(&mut Cli::command(), shell),

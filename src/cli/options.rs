@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 
 use super::failure::Failure;
 use super::lookup;
+use crate::profile::default_profile_dir;
 
 /// The code cache's bound when none is given, in MiB.
 pub const DEFAULT_CACHE_MIB: u32 = 64;
@@ -119,7 +120,7 @@ pub struct RunArgs {
 /// `--profile-dir`, the same for every command that has it.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ProfileDirArg {
-    /// Where profiles are kept [default: TEMPER_PROFILE_DIR, else temper in the XDG data folder]
+    /// Where profiles are kept [default: TEMPER_PROFILE_DIR, else temper/profiles in the XDG data folder]
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub profile_dir: Option<PathBuf>,
 }
@@ -128,18 +129,10 @@ impl ProfileDirArg {
     /// The folder: the option, the environment, or the XDG default. `None` when the
     /// default can't be told because there is no home.
     pub fn resolve(&self) -> Option<PathBuf> {
-        let absolute = |name: &str| {
-            std::env::var_os(name)
-                .map(PathBuf::from)
-                .filter(|path| path.is_absolute())
-        };
-        let from_environment = || std::env::var_os("TEMPER_PROFILE_DIR").map(PathBuf::from);
-        match self.profile_dir.clone().or_else(from_environment) {
-            Some(dir) if !dir.as_os_str().is_empty() => Some(dir),
-            _ => absolute("XDG_DATA_HOME")
-                .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
-                .map(|data| data.join("temper")),
-        }
+        self.profile_dir
+            .clone()
+            .filter(|dir| !dir.as_os_str().is_empty())
+            .or_else(default_profile_dir)
     }
 }
 

@@ -483,14 +483,14 @@ macro_rules! random {
                 let value: u64;
                 let image: u16;
                 macro_rules! run {
-                            ($text:expr) => {
-                                // SAFETY: writes registers only. Not pure: each call differs.
-                                unsafe {
-                                    asm!($text, "lahf", "seto al", v = out(reg) value,
-                                         out("ax") image, options(nomem, nostack));
+                                    ($text:expr) => {
+                                        // SAFETY: writes registers only. Not pure: each call differs.
+                                        unsafe {
+                                            asm!($text, "lahf", "seto al", v = out(reg) value,
+                                                 out("ax") image, options(nomem, nostack));
+                                        }
+                                    };
                                 }
-                            };
-                        }
                 match W::WIDTH {
                     Width::B1 | Width::B2 => run!(concat!($mnemonic, " {v:x}")),
                     Width::B4 => run!(concat!($mnemonic, " {v:e}")),

@@ -225,6 +225,18 @@ impl Profile {
         Some(tier)
     }
 
+    /// Whether earlier runs may have known a block at `start`: cheap, and worth a
+    /// [`Profile::known_hot`] when true.
+    pub fn may_be_known(&mut self, start: GuestAddr) -> bool {
+        if self.store.is_none() {
+            return false;
+        }
+        let Some((module, offset)) = self.modules.locate(start) else {
+            return false;
+        };
+        self.known(module).mentions(offset)
+    }
+
     /// What the database knows of a module, loaded at the first call.
     pub(super) fn known(&mut self, module: ModuleIndex) -> &mut KnownBlocks {
         let index = module.index();
@@ -324,6 +336,13 @@ impl Profile {
         counters.head |= self
             .paths
             .enter(counters.start, counters.head, counters.step);
+    }
+
+    /// A block was executed `times` times outside the interpreter, where a counter of
+    /// generated code says so. Says nothing of paths.
+    pub fn add_executions(&mut self, id: BlockId, times: u32) {
+        let counters = &mut self.counters[id.index()];
+        counters.entered = counters.entered.saturating_add(times);
     }
 
     /// The conditional branch that ends a block was executed. Other blocks' edges follow

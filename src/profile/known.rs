@@ -41,6 +41,13 @@ impl KnownBlocks {
             .map(|place| first + place)
     }
 
+    /// Whether any decision is about a block at `offset`.
+    pub fn mentions(&self, offset: u64) -> bool {
+        self.decisions
+            .binary_search_by_key(&offset, |d| d.offset)
+            .is_ok()
+    }
+
     /// The tier that the block of these bytes reached in earlier runs. Remembers that the
     /// block was met.
     pub fn meet(&mut self, offset: u64, bytes: &[u8]) -> Option<Tier> {

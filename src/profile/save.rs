@@ -16,8 +16,9 @@ use super::paths::PathKey;
 use crate::addr::GuestAddr;
 use crate::decode::BlockEnd;
 
-/// A run that executed this many blocks in a module is worth saving whatever is known.
-const LONG_RUN: u64 = 1 << 20;
+/// A run that counted this many executions in a module is worth saving whatever is known:
+/// the save costs a small part of what the run took (translated code counts little).
+const LONG_RUN: u64 = 1 << 16;
 /// A module that isn't on record yet is worth a file from this many executions on.
 const SHORT_RUN: u64 = 1000;
 /// Retired records are folded when there are more than this and twice what is left after.

@@ -96,29 +96,51 @@ fn other_modules_are_renumbered_when_lists_meet() {
 }
 
 #[test]
-fn what_is_not_seen_again_halves_in_five_runs_and_vanishes() {
+fn what_is_not_seen_again_halves_in_five_runs() {
+    let block = |offset, count| BlockRecord {
+        offset,
+        hash: 0,
+        len: 1,
+        tier: Tier::Interpreted,
+        count,
+    };
     let mut counts = Counts {
-        blocks: [(0, 1000), (8, 1), (16, 1000)]
-            .map(|(offset, count)| BlockRecord {
-                offset,
+        blocks: vec![block(0, 1000), block(16, 1000), block(24, u64::MAX)],
+        ..Counts::default()
+    };
+    for round in 0..5 {
+        counts.age(&[4, 16, 20], round);
+    }
+    let kept: Vec<_> = counts.blocks.iter().map(|b| b.count).collect();
+    assert!((500..=520).contains(&kept[0]), "{kept:?}");
+    assert_eq!(kept[1], 1000);
+    assert!(kept[2] > u64::MAX / 2 && kept[2] < u64::MAX / 32 * 17);
+}
+
+#[test]
+fn small_counts_fade_as_fast_as_large_ones_on_average() {
+    let mut counts = Counts {
+        blocks: (0..8000)
+            .map(|i| BlockRecord {
+                offset: i * 7,
                 hash: 0,
                 len: 1,
                 tier: Tier::Interpreted,
-                count,
+                count: 1 + i % 3,
             })
-            .to_vec(),
+            .collect(),
         ..Counts::default()
     };
-    for _ in 0..5 {
-        counts.age(&[4, 16, 20]);
+    let before = counts.executions();
+    for round in 0..5 {
+        counts.age(&[], round);
     }
-    let kept: Vec<_> = counts.blocks.iter().map(|b| (b.offset, b.count)).collect();
-    assert!((500..=520).contains(&kept[0].1), "{kept:?}");
-    assert_eq!(kept[1], (16, 1000));
-    for _ in 0..60 {
-        counts.age(&[]);
+    let left = counts.executions() as f64 / before as f64;
+    assert!((0.48..0.54).contains(&left), "{left}");
+    for round in 5..200 {
+        counts.age(&[], round);
     }
-    assert!(counts.is_empty());
+    assert!(counts.is_empty(), "{} left", counts.len());
 }
 
 #[test]

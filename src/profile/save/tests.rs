@@ -295,3 +295,88 @@ fn a_promoted_block_is_known_next_time_however_cold() {
         Some(Tier::Superblock)
     );
 }
+
+/// Prints what saving costs: `cargo test --release --lib -- --ignored what_saving_costs
+/// --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn what_saving_costs() {
+    use std::time::Instant;
+    fn report(what: &str, since: Instant) {
+        println!("{what}: {:.3} ms", since.elapsed().as_secs_f64() * 1e3);
+    }
+    const BLOCKS: u64 = 20_000;
+    let home = Home::new();
+    let base = 0x1000_0000;
+    let load = |run: &mut Profile, name: u8| {
+        let range = GuestAddr(base)..GuestAddr(base + 0x100_0000);
+        run.map_module(range, Path::new("/lib/large"), 0, identity(name));
+    };
+    let blocks: Vec<Block> = (0..BLOCKS)
+        .map(|i| {
+            // Spread like code: some 12 to 40 bytes each, branching near.
+            let at = base + i * 24;
+            let mut block = branch(at, 12 + (i % 28) as u32, at - (i * 7 % 64) * 24);
+            block.bytes.extend_from_slice(&i.to_le_bytes());
+            block
+        })
+        .collect();
+    for round in 0..3 {
+        println!("round {round}");
+        let mut run = home.run();
+        load(&mut run, 1);
+        let start = Instant::now();
+        let hot = blocks
+            .iter()
+            .filter(|b| run.known_hot(b.start, &b.bytes).is_some())
+            .count();
+        report(&format!("ask for {BLOCKS} blocks, {hot} known"), start);
+        let start = Instant::now();
+        let ids: Vec<BlockId> = blocks.iter().map(|block| run.block_id(block)).collect();
+        report("number the blocks", start);
+        let start = Instant::now();
+        for (i, &id) in ids.iter().enumerate() {
+            for j in 0..1 + i % 50 {
+                run.enter(id);
+                let taken = j % 3 == 0 || i % 2 == 0;
+                run.edge(id, if taken { Outcome::Taken } else { Outcome::Next });
+            }
+        }
+        let counted = ids.len() as f64 * 25.5;
+        let each = start.elapsed().as_secs_f64() * 1e9 / counted;
+        println!("count a block and its branch: {each:.1} ns");
+        let start = Instant::now();
+        let saved = run.save(Durability::Routine);
+        report(
+            &format!("save {} records, {} bytes", saved.records, saved.bytes),
+            start,
+        );
+        let start = Instant::now();
+        home.store().load(&identity(1).id).unwrap();
+        report("load all", start);
+        let start = Instant::now();
+        home.store().known(&identity(1).id).unwrap();
+        report("load the decisions", start);
+    }
+    // A short run: three modules, of which nothing new is learned.
+    for round in 0..3 {
+        let mut run = home.run();
+        for name in 2..5 {
+            let base = 0x10_0000 * u64::from(name);
+            map(&mut run, name, base);
+            for at in 0..500 {
+                count(&mut run, &branch(base + at * 8, 8, base + at * 8), 3);
+            }
+            let hot = branch(base + 0x800, 8, base + 0x800);
+            if run.known_hot(hot.start, &hot.bytes).is_none() {
+                count(&mut run, &hot, 50);
+            }
+        }
+        let start = Instant::now();
+        let saved = run.save(Durability::Routine);
+        report(
+            &format!("short run {round}: {} modules saved", saved.modules),
+            start,
+        );
+    }
+}

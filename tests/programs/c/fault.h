@@ -3,7 +3,9 @@
 // relative to the ones that the caller names, so that the output is the same everywhere.
 #ifndef FAULT_H
 #define FAULT_H
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
