@@ -7,6 +7,7 @@ use syscalls::Sysno;
 
 use super::host_map;
 use super::map::mapped_parts;
+use super::vma::Attributes;
 use super::{AddressSpace, page_range};
 use crate::addr::{GuestAddr, PAGE_SIZE};
 use crate::guest::CodeControl;
@@ -147,10 +148,11 @@ impl AddressSpace {
             .is_some_and(|end| self.map.covers(start..end))
     }
 
-    /// Pages of `range`, for diagnostics.
-    pub fn mapped_pages(&self) -> u64 {
+    /// How many pages are mapped with attributes that `count` accepts.
+    pub fn mapped_pages(&self, count: impl Fn(&Attributes) -> bool) -> u64 {
         self.map
             .iter_ref()
+            .filter(|(_, attributes)| count(attributes))
             .map(|(range, _)| host_map::bytes(&range) / PAGE_SIZE)
             .sum()
     }

@@ -18,6 +18,7 @@ use super::signals::Outcome;
 use crate::addr::GuestAddr;
 use crate::guest::{CodeControl, EnvAction, Gpr, GuestMemory, ThreadContext};
 use crate::host::syscall::{Errno, SyscallResult, encode, interruptible, raw};
+pub use limits::MemoryLimits;
 use table::Family;
 
 /// 0F 05; a prefix before it means nothing.
