@@ -9,7 +9,7 @@ use std::path::Path;
 use profile_db::{Counts, Error, Store, Tier, content_hash};
 
 use super::identity::Identity;
-use super::known::KnownBlocks;
+use super::known::{KnownBlocks, KnownHot};
 use super::modules::{ModuleIndex, ModuleMap};
 use super::paths::{PathKey, PathRecorder, PathStep};
 use crate::addr::GuestAddr;
@@ -104,6 +104,7 @@ impl Site {
 /// The counts of one live block, as it goes into the database.
 pub(super) struct BlockCounts<'a> {
     pub block: &'a LiveBlock,
+    pub head: bool,
     pub entered: u32,
     pub taken: u32,
     pub next: u32,
@@ -215,14 +216,26 @@ impl Profile {
         self.modules.remove(range);
     }
 
-    /// The tier that a block of these bytes reached in earlier runs; `None` when it wasn't
-    /// hot. `bytes` are [`Block::bytes`].
-    pub fn known_hot(&mut self, start: GuestAddr, bytes: &[u8]) -> Option<Tier> {
+    /// What earlier runs say of the block of these bytes; `None` when it wasn't hot. `bytes`
+    /// are [`Block::bytes`].
+    pub fn known_hot(&mut self, start: GuestAddr, bytes: &[u8]) -> Option<KnownHot> {
         self.store.as_ref()?;
         let (module, offset) = self.modules.locate(start)?;
-        let tier = self.known(module).meet(offset, bytes)?;
+        let known = self.known(module).meet(offset, bytes)?;
         self.stats.known_hot += 1;
-        Some(tier)
+        Some(known)
+    }
+
+    /// Whether to expect that [`known_hot`](Profile::known_hot) knows the block at `start`:
+    /// cheap, and possible before the block is decoded.
+    pub fn maybe_hot(&mut self, start: GuestAddr) -> bool {
+        if self.store.is_none() {
+            return false;
+        }
+        match self.modules.locate(start) {
+            Some((module, offset)) => self.known(module).mentions(offset),
+            None => false,
+        }
     }
 
     /// What the database knows of a module, loaded at the first call.
@@ -438,6 +451,7 @@ impl Profile {
         let counters = &mut self.counters[id.index()];
         let counts = BlockCounts {
             block: &self.blocks[id.index()],
+            head: counters.head,
             entered: std::mem::take(&mut counters.entered),
             taken: std::mem::take(&mut counters.taken),
             next: std::mem::take(&mut counters.next),
@@ -480,6 +494,7 @@ impl Profile {
             if let Some((module, offset)) = block.place {
                 let counts = BlockCounts {
                     block,
+                    head: false,
                     entered: 0,
                     taken: 0,
                     next: 0,

@@ -2,7 +2,18 @@
 //! about the module is asked; each answer is checked against the block's bytes, so that a
 //! profile of other code is harmless.
 
-use profile_db::{Decision, Known, Tier, content_hash};
+use profile_db::{Bias, Decision, Known, Tier, content_hash};
+
+/// What earlier runs say of a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KnownHot {
+    /// The highest tier it reached.
+    pub tier: Tier,
+    /// Backward branches or calls lead to it.
+    pub head: bool,
+    /// Which way its conditional branch usually went.
+    pub bias: Bias,
+}
 
 /// A module's decisions.
 #[derive(Default)]
@@ -41,12 +52,21 @@ impl KnownBlocks {
             .map(|place| first + place)
     }
 
-    /// The tier that the block of these bytes reached in earlier runs. Remembers that the
-    /// block was met.
-    pub fn meet(&mut self, offset: u64, bytes: &[u8]) -> Option<Tier> {
+    /// What is known of the block of these bytes. Remembers that the block was met.
+    pub fn meet(&mut self, offset: u64, bytes: &[u8]) -> Option<KnownHot> {
         let found = self.find(offset, || content_hash(bytes))?;
         self.used[found] = true;
-        Some(self.decisions[found].tier)
+        let Decision {
+            tier, head, bias, ..
+        } = self.decisions[found];
+        Some(KnownHot { tier, head, bias })
+    }
+
+    /// True when a block at this offset was hot, whatever its bytes.
+    pub fn mentions(&self, offset: u64) -> bool {
+        self.decisions
+            .binary_search_by_key(&offset, |d| d.offset)
+            .is_ok()
     }
 
     pub fn contains(&self, offset: u64, hash: u64) -> bool {

@@ -52,6 +52,7 @@ impl Retired {
                 hash: block.hash,
                 len: block.len,
                 tier: block.tier,
+                head: counts.head,
                 count: counts.entered.into(),
             });
         }
