@@ -8,6 +8,7 @@ use crate::addr::{GuestAddr, PAGE_SIZE, pages};
 use crate::decode::BlockEnd;
 use crate::guest::GuestMemory;
 use crate::interp::PredecodedBlock;
+use crate::profile::BlockId;
 
 /// A block as the interpreter runs it, with what was seen of it.
 pub(super) struct KnownBlock<M: GuestMemory> {
@@ -17,10 +18,9 @@ pub(super) struct KnownBlock<M: GuestMemory> {
     pub instructions: u32,
     /// Dropped once the block is translated; made again when it must be interpreted.
     pub predecoded: Option<PredecodedBlock<M>>,
+    /// Its counters in the profile.
+    pub id: BlockId,
     pub executions: u32,
-    pub taken: u32,
-    /// Backward branches or calls reach it: paths start here.
-    pub path_head: bool,
     /// Its first instruction is the interpreter's own, or it changes too often.
     pub untranslatable: bool,
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::blocks::{KnownBlock, Slot};
 use super::code::Code;
+use super::counters::Counters;
 use super::promote::{describe, promote};
 use super::stats::Stats;
 use super::{Settings, Tier, entry, host_signals, lockstep};
@@ -16,6 +17,7 @@ use crate::guest::{
 };
 use crate::interp::{Machine, PredecodedBlock, step_one};
 use crate::native::{StubCache, trap_from_signal};
+use crate::profile::{Outcome as Way, Profile};
 use crate::translate::{late_indirect_entry, recovery};
 
 /// How a run ended.
@@ -36,8 +38,6 @@ pub struct Engine<E: GuestEnv> {
     entries: u64,
     /// Blocks that are still to be interpreted to refresh the profile, translated or not.
     burst: u32,
-    /// The last transfer was a backward branch or a call.
-    arriving_at_head: bool,
     /// The state of the map's far entries that the context's copies are from.
     far_epoch: u64,
 }
@@ -47,16 +47,15 @@ impl<E: GuestEnv> Engine<E> {
     ///
     /// # Errors
     /// The kernel's: executable memory or the fixed address ranges can't be had.
-    pub fn new(settings: Settings, decoder: Decoder) -> io::Result<Engine<E>> {
+    pub fn new(settings: Settings, decoder: Decoder, profile: Profile) -> io::Result<Engine<E>> {
         host_signals::install_synchronous()?;
         Ok(Engine {
-            code: Code::new(&settings, decoder)?,
+            code: Code::new(&settings, decoder, profile)?,
             stats: Stats::default(),
             settings,
             stubs: StubCache::new()?,
             entries: 0,
             burst: 0,
-            arriving_at_head: false,
             far_epoch: 0,
         })
     }
@@ -116,6 +115,7 @@ impl<E: GuestEnv> Engine<E> {
         self.stats.blocks.entries += 1;
         self.forget_stale_far_targets(ctx);
         ctx.syscall_budget = SYSCALL_BUDGET;
+        self.code.profile.interrupt_path();
         let started = self.settings.timing.then(Instant::now);
         // SAFETY: `run` prepared the context, which it borrows; `host` was just looked up
         // for the guest's pc.
@@ -146,6 +146,9 @@ impl<E: GuestEnv> Engine<E> {
                     return EnvAction::Continue;
                 }
                 self.stats.exits.syscall += 1;
+                if let Some(burst) = self.code.counters.as_mut().and_then(Counters::burst_due) {
+                    self.burst = burst;
+                }
                 self.stats.syscalls.handled += 1;
                 env.syscall(ctx, &mut self.code)
             }
@@ -301,7 +304,7 @@ impl<E: GuestEnv> Engine<E> {
         tier1: bool,
     ) -> EnvAction {
         let started = self.settings.timing.then(Instant::now);
-        let slot = match self.known_block(env, pc) {
+        let slot = match self.known_block(env, pc, tier1) {
             Ok(Some(slot)) => slot,
             Ok(None) => return self.single(ctx, env),
             Err(trap) => return env.trap(ctx, trap, &mut self.code),
@@ -319,7 +322,8 @@ impl<E: GuestEnv> Engine<E> {
             return self.single(ctx, env);
         }
         block.executions = block.executions.saturating_add(1);
-        block.path_head |= std::mem::take(&mut self.arriving_at_head);
+        let id = block.id;
+        self.code.profile.enter(id);
         let predecoded = match &block.predecoded {
             Some(predecoded) => predecoded,
             None => match self.code.decoder.block(env.memory(), pc) {
@@ -342,23 +346,19 @@ impl<E: GuestEnv> Engine<E> {
         }
         match block.end {
             BlockEnd::Branch { taken, .. } => {
-                if ctx.cpu.rip == taken.0 {
-                    block.taken = block.taken.saturating_add(1);
-                    self.arriving_at_head = taken <= pc;
-                }
+                let outcome = if ctx.cpu.rip == taken.0 {
+                    Way::Taken
+                } else {
+                    Way::Next
+                };
+                self.code.profile.edge(id, outcome);
                 EnvAction::Continue
             }
-            BlockEnd::Jump { target } => {
-                self.arriving_at_head = target <= pc;
-                EnvAction::Continue
-            }
-            BlockEnd::Next { .. } => EnvAction::Continue,
-            BlockEnd::Call { .. } => {
-                self.arriving_at_head = true;
+            BlockEnd::Jump { .. } | BlockEnd::Next { .. } | BlockEnd::Call { .. } => {
                 EnvAction::Continue
             }
             BlockEnd::IndirectJump | BlockEnd::IndirectCall { .. } | BlockEnd::Return { .. } => {
-                self.arriving_at_head = matches!(block.end, BlockEnd::IndirectCall { .. });
+                self.code.profile.indirect(id, ctx.cpu.pc());
                 if tier1 {
                     self.code.indirect_targets.insert(ctx.cpu.pc());
                 }
@@ -404,7 +404,12 @@ impl<E: GuestEnv> Engine<E> {
 
     /// The known block at `pc`, decoded now if need be. `None`: its code changes too often
     /// to be kept.
-    fn known_block(&mut self, env: &mut E, pc: GuestAddr) -> Result<Option<Slot>, GuestTrap> {
+    fn known_block(
+        &mut self,
+        env: &mut E,
+        pc: GuestAddr,
+        tier1: bool,
+    ) -> Result<Option<Slot>, GuestTrap> {
         if let Some(slot) = self.code.blocks.find(pc) {
             return Ok(Some(slot));
         }
@@ -416,6 +421,9 @@ impl<E: GuestEnv> Engine<E> {
             eprintln!("{}", describe(&block));
         }
         self.stats.interpreter.blocks += 1;
+        let known_hot = tier1
+            && self.code.profile.may_be_known(pc)
+            && self.code.profile.known_hot(pc, &block.bytes).is_some();
         let starts_untranslatable =
             block.instructions.is_empty() && matches!(block.end, BlockEnd::InterpretOne { .. });
         let known = KnownBlock {
@@ -423,10 +431,14 @@ impl<E: GuestEnv> Engine<E> {
             len: block.len,
             end: block.end,
             instructions: block.instructions.len() as u32,
-            predecoded: Some(PredecodedBlock::new(&block, &mut self.stubs)),
-            executions: 0,
-            taken: 0,
-            path_head: false,
+            predecoded: (!known_hot).then(|| PredecodedBlock::new(&block, &mut self.stubs)),
+            id: self.code.profile.block_id(&block),
+            // What earlier runs had translated needn't be interpreted first.
+            executions: if known_hot {
+                self.settings.promote_after
+            } else {
+                0
+            },
             untranslatable: starts_untranslatable,
         };
         Ok(Some(self.code.blocks.insert(known)))
@@ -438,6 +450,7 @@ impl<E: GuestEnv> Engine<E> {
             Ok(made) => {
                 let stats = &mut self.stats.blocks;
                 stats.translated += made.blocks;
+                stats.translated_from_profile += made.from_profile;
                 stats.guest_instructions += made.instructions;
                 stats.guest_bytes += made.guest_bytes;
                 stats.code_bytes += made.code_bytes;

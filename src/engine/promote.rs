@@ -9,6 +9,7 @@ use super::code::Code;
 use crate::addr::GuestAddr;
 use crate::decode::Block;
 use crate::guest::GuestEnv;
+use crate::profile::Tier;
 use crate::translate::{self, Plan, TranslateError};
 
 /// Bytes of code and stubs that one fragment may take.
@@ -19,6 +20,8 @@ const MAX_BLOCKS: usize = 96;
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Promoted {
     pub blocks: u64,
+    /// Of those, blocks that weren't interpreted before.
+    pub from_profile: u64,
     pub instructions: u64,
     pub guest_bytes: u64,
     pub code_bytes: u64,
@@ -29,35 +32,65 @@ struct Follow<'a, E: GuestEnv> {
     env: &'a mut E,
     single: bool,
     dump: bool,
+    /// A block that was decoded to see whether earlier runs knew it.
+    looked_at: Option<Block>,
+    from_profile: u64,
+}
+
+impl<E: GuestEnv> Follow<'_, E> {
+    fn decode(&mut self, addr: GuestAddr) -> Option<Block> {
+        self.code.decoder.block(self.env.memory(), addr).ok()
+    }
+
+    /// Earlier runs had this block translated.
+    fn known(&mut self, addr: GuestAddr) -> bool {
+        if !self.code.profile.may_be_known(addr) {
+            return false;
+        }
+        let Some(block) = self.decode(addr) else {
+            return false;
+        };
+        let known = self.code.profile.known_hot(addr, &block.bytes).is_some();
+        self.looked_at = Some(block);
+        known
+    }
 }
 
 impl<E: GuestEnv> Plan for Follow<'_, E> {
     fn block(&mut self, addr: GuestAddr) -> Option<Block> {
-        let block = self.code.decoder.block(self.env.memory(), addr).ok()?;
+        let block = match self.looked_at.take() {
+            Some(block) if block.start == addr => block,
+            Some(_) | None => self.decode(addr)?,
+        };
         if !self.env.watch_code(block.range()) {
             return None;
         }
         if self.dump {
             eprintln!("{}", describe(&block));
         }
+        if self.code.blocks.get(addr).is_none() {
+            self.from_profile += 1;
+        }
+        let id = self.code.profile.block_id(&block);
+        self.code.profile.set_tier(id, Tier::Block);
         Some(block)
     }
 
     fn wants(&mut self, addr: GuestAddr) -> bool {
-        !self.single
-            && !self.code.cache.contains(addr)
-            && self
-                .code
-                .blocks
-                .get(addr)
-                .is_some_and(|b| b.executions > 0 && !b.untranslatable)
+        if self.single || self.code.cache.contains(addr) {
+            return false;
+        }
+        match self.code.blocks.get(addr) {
+            Some(block) if block.executions > 0 => !block.untranslatable,
+            Some(_) | None => self.known(addr),
+        }
     }
 
     fn usually_taken(&mut self, start: GuestAddr) -> bool {
-        self.code
-            .blocks
-            .get(start)
-            .is_some_and(|block| block.taken > block.executions / 2)
+        self.code.blocks.get(start).is_some_and(|block| {
+            let (taken, next) = self.code.profile.outcomes(block.id);
+            taken > next
+        })
     }
 
     fn reached_indirectly(&mut self, addr: GuestAddr) -> bool {
@@ -65,13 +98,10 @@ impl<E: GuestEnv> Plan for Follow<'_, E> {
     }
 
     fn counter(&mut self, addr: GuestAddr) -> Option<u32> {
-        let is_head = self
-            .code
-            .blocks
-            .get(addr)
-            .is_some_and(|block| block.path_head);
-        if is_head {
-            self.code.counters.as_mut()?.cell(addr)
+        let counters = self.code.counters.as_mut()?;
+        let id = self.code.blocks.get(addr)?.id;
+        if self.code.profile.is_path_head(id) {
+            counters.cell(addr)
         } else {
             None
         }
@@ -102,8 +132,11 @@ pub(super) fn promote<E: GuestEnv>(
         env,
         single: settings.verify,
         dump: settings.dump.decode,
+        looked_at: None,
+        from_profile: 0,
     };
     let translation = translate::translate(head, &mut plan, translate_settings)?;
+    let from_profile = plan.from_profile;
     for &site in &translation.return_sites {
         code.indirect_targets.insert(site);
         code.cache.map.prepare(site);
@@ -111,6 +144,7 @@ pub(super) fn promote<E: GuestEnv>(
     let fragment = translation.fragment;
     let promoted = Promoted {
         blocks: fragment.entries.len() as u64,
+        from_profile,
         instructions: translation.instructions,
         guest_bytes: fragment
             .entries

@@ -10,6 +10,7 @@ use crate::engine::Code;
 use crate::guest::{CodeControl, EnvAction, Gpr, GuestEnv, GuestTrap, ThreadContext};
 use crate::host::DualMap;
 use crate::native::IdentityMemory;
+use crate::profile::Profile;
 
 /// Passes every call to the kernel, but ends at `exit` with RDI's low byte.
 struct Bare {
@@ -159,8 +160,12 @@ fn run(
         memory: IdentityMemory::default(),
         trap: None,
     };
-    let mut engine =
-        Engine::new(settings, Code::<IdentityMemory>::plain_decoder()).expect("an engine");
+    let mut engine = Engine::new(
+        settings,
+        Code::<IdentityMemory>::plain_decoder(),
+        Profile::new(None),
+    )
+    .expect("an engine");
     let outcome = engine.run(&mut ctx, &mut env);
     (outcome, env.trap, engine.stats.clone())
 }

@@ -102,3 +102,14 @@ pub fn membarrier_sync_core() -> io::Result<bool> {
     }
     Ok(commands & PRIVATE_EXPEDITED_SYNC_CORE != 0)
 }
+
+/// The largest resident set of this process so far, in bytes (getrusage(2)).
+pub fn peak_memory() -> u64 {
+    // SAFETY: plain data, filled in by the call.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        usage
+    };
+    usage.ru_maxrss as u64 * 1024
+}

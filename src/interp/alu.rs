@@ -163,7 +163,7 @@ fn adjust_after_multiply<M: GuestMemory>(op: &Op<M>, m: &mut Machine<'_, M>) -> 
         return Err(m.stop(GuestTrap::DivideError));
     }
     let al = u8::read(m.cpu, 0);
-    u16::write(m.cpu, 0, (al / base) << 8 | al % base);
+    u16::write(m.cpu, 0, ((al / base) << 8) | (al % base));
     set_decimal_flags(m, al % base, false, false);
     Ok(())
 }

@@ -9,7 +9,7 @@ use crate::guest::{Gpr, GuestMemory, Width, flags};
 use super::condition::{by_condition, holds};
 use super::machine::{Machine, Step};
 use super::op::{Dst, Handler, Imm, Mem, Op, Place, Source, Src};
-use super::operands::{Kind, Operands, set_segment};
+use super::operands::{Kind, Operands};
 use super::scalar::{Scalar, by_width};
 
 const RAX: u8 = Gpr::Rax as u8;
@@ -187,15 +187,14 @@ pub(super) fn handler<M: GuestMemory>(
         Mnemonic::Cdq => spread::<M, u32>,
         Mnemonic::Cqo => spread::<M, u64>,
         Mnemonic::Xlatb => {
-            op.base = Gpr::Rbx as u8;
-            op.base_factor = 1;
+            // iced has AL as the index; the handler adds it.
+            op.index_factor = 0;
             op.special
                 .set_address_bits(match instruction.memory_base() {
                     Register::BX => 16,
                     Register::EBX => 32,
                     _ => 64,
                 });
-            set_segment(op, instruction.segment_prefix());
             xlat
         }
         Mnemonic::Lahf => lahf,

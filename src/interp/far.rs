@@ -2,13 +2,15 @@
 //! to the code segment that the guest is in. Other selectors are a descriptor table's
 //! business; those of Linux's 32-bit segment end in `Unsupported`, the rest in #GP.
 
+use std::arch::x86_64::__cpuid;
+
 use iced_x86::{Code, Instruction};
 
-use crate::guest::{Gpr, GuestMemory, GuestTrap, Width};
+use crate::guest::{Gpr, GuestMemory, GuestTrap};
 
 use super::machine::{Machine, Step};
 use super::op::{Handler, Op};
-use super::scalar::{Scalar, by_width};
+use super::scalar::Scalar;
 use super::{segments, stack};
 
 const CS: u8 = 1;
@@ -27,18 +29,28 @@ fn check_code_segment<M: GuestMemory>(m: &mut Machine<'_, M>, selector: u64) -> 
     }
 }
 
-fn jump<M: GuestMemory, W: Scalar>(op: &Op<M>, m: &mut Machine<'_, M>) -> Step {
-    let target = m.load::<W>(op.address(m.cpu))?;
-    let selector = m.load::<u16>(op.address_displaced(m.cpu, W::BYTES))?;
+/// Whether the CPU reads a 64-bit offset with REX.W. AMD's reads 32 bits, whatever the
+/// prefix (AMD64 manual volume 3, CALL far), and pushes by the prefix all the same.
+pub(super) fn has_wide_far_pointers() -> bool {
+    let vendor = __cpuid(0).ebx.to_le_bytes();
+    !matches!(&vendor, b"Auth" | b"Hygo")
+}
+
+/// A far pointer in memory whose offset has width `F`.
+fn far_pointer<M: GuestMemory, F: Scalar>(op: &Op<M>, m: &mut Machine<'_, M>) -> Step<u64> {
+    let target = m.load::<F>(op.address(m.cpu))?;
+    let selector = m.load::<u16>(op.address_displaced(m.cpu, F::BYTES))?;
     check_code_segment(m, selector)?;
-    m.cpu.rip = target;
+    Ok(target)
+}
+
+fn jump<M: GuestMemory, F: Scalar>(op: &Op<M>, m: &mut Machine<'_, M>) -> Step {
+    m.cpu.rip = far_pointer::<M, F>(op, m)?;
     Ok(())
 }
 
-fn call<M: GuestMemory, W: Scalar>(op: &Op<M>, m: &mut Machine<'_, M>) -> Step {
-    let target = m.load::<W>(op.address(m.cpu))?;
-    let selector = m.load::<u16>(op.address_displaced(m.cpu, W::BYTES))?;
-    check_code_segment(m, selector)?;
+fn call<M: GuestMemory, F: Scalar, W: Scalar>(op: &Op<M>, m: &mut Machine<'_, M>) -> Step {
+    let target = far_pointer::<M, F>(op, m)?;
     let before = m.cpu.get(Gpr::Rsp);
     m.push::<W>(op.stack_mask(), u64::from(segments::selector(CS)))?;
     if let Err(stop) = m.push::<W>(op.stack_mask(), op.next_ip()) {
@@ -87,31 +99,21 @@ fn peek<M: GuestMemory, W: Scalar, const N: usize>(
 
 /// The handler for an instruction of this family.
 pub(super) fn handler<M: GuestMemory>(instruction: &Instruction) -> Option<Handler<M>> {
-    enum Kind {
-        Jump,
-        Call,
-        Return,
-        Interrupt,
-    }
-    let (kind, width) = match instruction.code() {
-        Code::Jmp_m1616 => (Kind::Jump, Width::B2),
-        Code::Jmp_m1632 => (Kind::Jump, Width::B4),
-        Code::Jmp_m1664 => (Kind::Jump, Width::B8),
-        Code::Call_m1616 => (Kind::Call, Width::B2),
-        Code::Call_m1632 => (Kind::Call, Width::B4),
-        Code::Call_m1664 => (Kind::Call, Width::B8),
-        Code::Retfw | Code::Retfw_imm16 => (Kind::Return, Width::B2),
-        Code::Retfd | Code::Retfd_imm16 => (Kind::Return, Width::B4),
-        Code::Retfq | Code::Retfq_imm16 => (Kind::Return, Width::B8),
-        Code::Iretw => (Kind::Interrupt, Width::B2),
-        Code::Iretd => (Kind::Interrupt, Width::B4),
-        Code::Iretq => (Kind::Interrupt, Width::B8),
+    Some(match instruction.code() {
+        Code::Jmp_m1616 => jump::<M, u16>,
+        Code::Jmp_m1632 => jump::<M, u32>,
+        Code::Jmp_m1664 if has_wide_far_pointers() => jump::<M, u64>,
+        Code::Jmp_m1664 => jump::<M, u32>,
+        Code::Call_m1616 => call::<M, u16, u16>,
+        Code::Call_m1632 => call::<M, u32, u32>,
+        Code::Call_m1664 if has_wide_far_pointers() => call::<M, u64, u64>,
+        Code::Call_m1664 => call::<M, u32, u64>,
+        Code::Retfw | Code::Retfw_imm16 => ret::<M, u16>,
+        Code::Retfd | Code::Retfd_imm16 => ret::<M, u32>,
+        Code::Retfq | Code::Retfq_imm16 => ret::<M, u64>,
+        Code::Iretw => iret::<M, u16>,
+        Code::Iretd => iret::<M, u32>,
+        Code::Iretq => iret::<M, u64>,
         _ => return None,
-    };
-    Some(match kind {
-        Kind::Jump => by_width!(width, W in [u16 u32 u64] => jump::<M, W>),
-        Kind::Call => by_width!(width, W in [u16 u32 u64] => call::<M, W>),
-        Kind::Return => by_width!(width, W in [u16 u32 u64] => ret::<M, W>),
-        Kind::Interrupt => by_width!(width, W in [u16 u32 u64] => iret::<M, W>),
     })
 }

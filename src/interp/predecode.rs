@@ -60,3 +60,12 @@ fn choose<M: GuestMemory>(
         Some(system::invalid_opcode())
     }
 }
+
+/// Whether the interpreter executes `instruction` itself.
+#[cfg(test)]
+pub(super) fn is_own(instruction: &Instruction) -> bool {
+    use crate::native::IdentityMemory;
+    let (mut op, operands) =
+        translate::<IdentityMemory>(instruction, system::invalid_opcode::<IdentityMemory>());
+    choose(&mut op, instruction, &operands).is_some() && system::host_has(instruction.mnemonic())
+}

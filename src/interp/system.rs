@@ -304,7 +304,6 @@ pub(super) fn handler<M: GuestMemory>(
         | Mnemonic::Pause
         | Mnemonic::Endbr32
         | Mnemonic::Endbr64
-        | Mnemonic::Reservednop
         | Mnemonic::Prefetch
         | Mnemonic::Prefetchw
         | Mnemonic::Prefetchwt1

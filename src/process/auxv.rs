@@ -3,12 +3,6 @@
 
 use crate::addr::GuestAddr;
 
-/// AT_ constants that the C library bindings lack (include/uapi/linux/auxvec.h).
-const AT_RSEQ_FEATURE_SIZE: u64 = 27;
-const AT_RSEQ_ALIGN: u64 = 28;
-const AT_SYSINFO_EHDR: u64 = libc::AT_SYSINFO_EHDR;
-const AT_MINSIGSTKSZ: u64 = libc::AT_MINSIGSTKSZ;
-
 /// What the program's loading contributes.
 #[derive(Clone, Debug)]
 pub struct ProgramFacts {
@@ -34,11 +28,11 @@ pub fn entries(facts: &ProgramFacts, pointers: StackPointers) -> Vec<[u64; 2]> {
     let host = |kind: u64| unsafe { libc::getauxval(kind) };
     let mut vector = Vec::with_capacity(24);
     if let Some(vdso) = facts.vdso {
-        vector.push([AT_SYSINFO_EHDR, vdso.0]);
+        vector.push([libc::AT_SYSINFO_EHDR, vdso.0]);
     }
-    let minimum = host(AT_MINSIGSTKSZ);
+    let minimum = host(libc::AT_MINSIGSTKSZ);
     if minimum != 0 {
-        vector.push([AT_MINSIGSTKSZ, minimum]);
+        vector.push([libc::AT_MINSIGSTKSZ, minimum]);
     }
     vector.extend([
         [libc::AT_HWCAP, host(libc::AT_HWCAP)],
@@ -60,12 +54,7 @@ pub fn entries(facts: &ProgramFacts, pointers: StackPointers) -> Vec<[u64; 2]> {
         [libc::AT_EXECFN, pointers.exec_name.0],
         [libc::AT_PLATFORM, pointers.platform.0],
     ]);
-    // Restartable sequences are refused: their sizes would announce them.
-    debug_assert!(
-        vector
-            .iter()
-            .all(|[kind, _]| ![AT_RSEQ_FEATURE_SIZE, AT_RSEQ_ALIGN].contains(kind))
-    );
+    // No AT_RSEQ_FEATURE_SIZE and AT_RSEQ_ALIGN: restartable sequences are refused.
     vector.push([libc::AT_NULL, 0]);
     vector
 }

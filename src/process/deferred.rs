@@ -2,6 +2,7 @@
 //! memory is announced from the memory map once the engine stands.
 
 use std::ops::Range;
+use std::path::Path;
 
 use crate::addr::GuestAddr;
 use crate::guest::CodeControl;
@@ -14,4 +15,6 @@ impl CodeControl for Deferred {
     fn require_exact_indirect(&mut self) {}
 
     fn executable_mapped(&mut self, _: Range<GuestAddr>) {}
+
+    fn module_mapped(&mut self, _: Range<GuestAddr>, _: &Path, _: u64) {}
 }

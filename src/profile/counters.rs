@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use profile_db::{Counts, Error, Store, Tier, content_hash};
+use profile_db::{Bias, Counts, Error, Store, Tier, content_hash};
 
 use super::identity::Identity;
 use super::known::{KnownBlocks, KnownHot};
@@ -59,6 +59,8 @@ pub(super) struct LiveBlock {
     pub hash: u64,
     pub len: u32,
     pub tier: Tier,
+    /// What earlier runs say of its branch.
+    bias: Bias,
     pub end: BlockEnd,
     /// Module and file offset; `None` for code of no module.
     pub place: Option<(ModuleIndex, u64)>,
@@ -221,21 +223,28 @@ impl Profile {
     pub fn known_hot(&mut self, start: GuestAddr, bytes: &[u8]) -> Option<KnownHot> {
         self.store.as_ref()?;
         let (module, offset) = self.modules.locate(start)?;
-        let known = self.known(module).meet(offset, bytes)?;
-        self.stats.known_hot += 1;
-        Some(known)
+        let known = self.known(module);
+        if !known.mentions(offset) {
+            return None;
+        }
+        let hash = content_hash(bytes);
+        let hot = known.get(offset, || hash)?;
+        if known.meet(offset, hash) {
+            self.stats.known_hot += 1;
+        }
+        Some(hot)
     }
 
-    /// Whether to expect that [`known_hot`](Profile::known_hot) knows the block at `start`:
-    /// cheap, and possible before the block is decoded.
-    pub fn maybe_hot(&mut self, start: GuestAddr) -> bool {
+    /// Whether earlier runs may have known a block at `start`: cheap, and worth a
+    /// [`Profile::known_hot`] when true.
+    pub fn may_be_known(&mut self, start: GuestAddr) -> bool {
         if self.store.is_none() {
             return false;
         }
-        match self.modules.locate(start) {
-            Some((module, offset)) => self.known(module).mentions(offset),
-            None => false,
-        }
+        let Some((module, offset)) = self.modules.locate(start) else {
+            return false;
+        };
+        self.known(module).mentions(offset)
     }
 
     /// What the database knows of a module, loaded at the first call.
@@ -274,6 +283,13 @@ impl Profile {
             }
             self.retire(id);
         }
+        let place = self.modules.locate(block.start);
+        let known = match place {
+            Some((module, offset)) if self.store.is_some() => {
+                self.known(module).get(offset, || hash)
+            }
+            Some(_) | None => None,
+        };
         let site = match block.end {
             BlockEnd::IndirectJump | BlockEnd::IndirectCall { .. } | BlockEnd::Return { .. } => {
                 self.new_site()
@@ -292,14 +308,15 @@ impl Profile {
             next: 0,
             site,
             step: path_step(block),
-            head: false,
+            head: known.is_some_and(|known| known.head),
         };
         let live = LiveBlock {
             hash,
             len: block.len,
             tier: Tier::Interpreted,
+            bias: known.map_or(Bias::Unknown, |known| known.bias),
             end: block.end,
-            place: self.modules.locate(block.start),
+            place,
         };
         self.longest = self.longest.max(block.len);
         let id = match self.free.pop() {
@@ -395,7 +412,22 @@ impl Profile {
         (counters.taken, counters.next)
     }
 
-    /// True when the block is the target of a backward branch or of a call.
+    /// Whether the branch that ends a block is taken more often than not: in this run, or
+    /// in earlier ones while it hasn't run.
+    pub fn usually_taken(&self, id: BlockId) -> bool {
+        match self.outcomes(id) {
+            (0, 0) => self.blocks[id.index()].bias == Bias::Taken,
+            (taken, next) => taken > next,
+        }
+    }
+
+    /// The number of the block at `start`, if it has one.
+    pub fn find(&self, start: GuestAddr) -> Option<BlockId> {
+        self.index.get(&start).copied()
+    }
+
+    /// True when the block is the target of a backward branch or of a call, in this run or
+    /// in earlier ones.
     pub fn is_path_head(&self, id: BlockId) -> bool {
         self.counters[id.index()].head
     }

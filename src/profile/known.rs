@@ -2,7 +2,7 @@
 //! about the module is asked; each answer is checked against the block's bytes, so that a
 //! profile of other code is harmless.
 
-use profile_db::{Bias, Decision, Known, Tier, content_hash};
+use profile_db::{Bias, Decision, Known, Tier};
 
 /// What earlier runs say of a block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,25 +52,25 @@ impl KnownBlocks {
             .map(|place| first + place)
     }
 
-    /// What is known of the block of these bytes. Remembers that the block was met.
-    pub fn meet(&mut self, offset: u64, bytes: &[u8]) -> Option<KnownHot> {
-        let found = self.find(offset, || content_hash(bytes))?;
-        self.used[found] = true;
-        let Decision {
-            tier, head, bias, ..
-        } = self.decisions[found];
-        Some(KnownHot { tier, head, bias })
-    }
-
-    /// True when a block at this offset was hot, whatever its bytes.
+    /// Whether any decision is about a block at `offset`.
     pub fn mentions(&self, offset: u64) -> bool {
         self.decisions
             .binary_search_by_key(&offset, |d| d.offset)
             .is_ok()
     }
 
-    pub fn contains(&self, offset: u64, hash: u64) -> bool {
-        self.find(offset, || hash).is_some()
+    /// What is known of a block, by its content.
+    pub fn get(&self, offset: u64, hash: impl FnOnce() -> u64) -> Option<KnownHot> {
+        let Decision {
+            tier, head, bias, ..
+        } = self.decisions[self.find(offset, hash)?];
+        Some(KnownHot { tier, head, bias })
+    }
+
+    /// Remembers that a block was met; true the first time.
+    pub fn meet(&mut self, offset: u64, hash: u64) -> bool {
+        self.find(offset, || hash)
+            .is_some_and(|found| !std::mem::replace(&mut self.used[found], true))
     }
 
     /// The sorted offsets of blocks that were met.

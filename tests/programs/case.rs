@@ -98,7 +98,7 @@ impl Case {
     pub fn native(&self) -> Result<&Run, String> {
         let program = self.program()?;
         if self.native.get().is_none() {
-            let run = self.run(Command::new(program))?;
+            let run = self.run(Command::new(program), &[])?;
             // Another mode's thread may have been quicker: either run will do.
             let _ = self.native.set(run);
         }
@@ -114,22 +114,22 @@ impl Case {
         let mut command = support::temper();
         command.arg("run").args(options).arg("--");
         command.arg(self.program()?);
-        command.envs(variables.iter().copied());
-        self.run(command)
+        self.run(command, variables)
     }
 
     /// Completes the command and runs it in a fresh copy of the fixture.
-    fn run(&self, mut command: Command) -> Result<Run, String> {
+    fn run(&self, mut command: Command, variables: &[(&str, &str)]) -> Result<Run, String> {
         let folder = fixture::fresh_copy();
         command
             .args(&self.args)
             .current_dir(folder.path())
-            .env_remove("TEMPER_PROFILE_DIR")
+            .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .env("LC_ALL", "C")
             .env("TZ", "UTC0")
             .env("HOME", "/nonexistent")
-            .env("COLUMNS", "80");
+            .env("COLUMNS", "80")
+            .envs(variables.iter().copied());
         let outcome = support::run(command, &self.stdin, self.limit())
             .map_err(|error| format!("can't be started: {error}"))?;
         let files = fixture::read_tree(folder.path());

@@ -33,16 +33,20 @@ pub fn cases() -> Vec<Case> {
         "xz -T1 -6 text",
         "xz -T1 -0 -k --check=crc64 binary",
         "xz -T1 --format=lzma text",
-        "zstd --single-thread -q -3 text",
-        "zstd --single-thread -q -15 binary",
-        "zstd --single-thread -q -1 --check text -o other.zst",
+        "zstd --single-thread --no-asyncio -q -3 text",
+        "zstd --single-thread --no-asyncio -q -15 binary",
+        "zstd --single-thread --no-asyncio -q -1 --check text -o other.zst",
     ];
     let mut cases: Vec<Case> = lines.iter().map(|line| Case::new(line)).collect();
     let back: [(&str, &str, &[&str]); 4] = [
         ("gzip -dc", "gzip", &["-c", "-n"]),
         ("bzip2 -dc", "bzip2", &["-c"]),
         ("xz -T1 -dc", "xz", &["-T1", "-c"]),
-        ("zstd --single-thread -dcq", "zstd", &["-c", "-q"]),
+        (
+            "zstd --single-thread --no-asyncio -dcq",
+            "zstd",
+            &["-c", "-q"],
+        ),
     ];
     for (line, program, args) in back {
         cases.push(Case::new(line).stdin(packed(program, args)));

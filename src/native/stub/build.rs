@@ -335,10 +335,14 @@ impl Emitter<'_> {
         self.copy_gpr(STATE, Register::RSI)?;
         self.copy_gpr(base, Register::RDX)?;
         self.transfer_all(Code::Xrstor_mem, STATE)?;
-        for gpr in [Register::RAX, Register::RDX] {
+        for gpr in [Register::RAX, Register::RCX, Register::RDX] {
             self.load_gpr(gpr, CPU, gpr_offset(gpr.number()))?;
         }
         self.emit(instruction)?;
+        // Of these instructions XGETBV alone writes integer registers.
+        for gpr in [Register::RAX, Register::RDX] {
+            self.store_gpr(gpr, CPU, gpr_offset(gpr.number()))?;
+        }
         self.transfer_all(Code::Xsave_mem, STATE)?;
         self.host_mxcsr()?;
         if self.vectors.upper_ymm.is_some() {

@@ -70,6 +70,8 @@ pub enum WhyUnsupported {
     ControlTransfer,
     /// Ring 0, or segment, control and debug registers.
     Privileged,
+    /// Changes the direction flag or another that Rust code depends on.
+    ControlFlags,
     /// Uses the stack implicitly.
     Stack,
     /// String instructions, bit strings, LEA: the operand doesn't say where memory is touched.
@@ -256,17 +258,19 @@ impl StubCache {
                 memory: None,
             });
         }
-        if let Some((bytes, access)) = special::whole_state(key) {
+        if let Some(memory) = special::whole_state(key) {
             if !Features::get().xsave {
                 return Err(refuse(WhyUnsupported::NoXsave));
             }
             let base = special::base_register(key);
             let mut instruction = *key;
-            instruction.set_memory_base(base);
+            if memory.is_some() {
+                instruction.set_memory_base(base);
+            }
             let code = self.emit(key, |emitter| emitter.whole_state_stub(&instruction, base))?;
             return Ok(Stub {
                 body: Body::WholeState(code),
-                memory: Some(StubMemory {
+                memory: memory.map(|(bytes, access)| StubMemory {
                     bytes,
                     access,
                     addressing: Addressing::Pointer,

@@ -9,7 +9,7 @@
 
 use iced_x86::{
     EncodingKind, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
-    Register, UsedRegister,
+    Register, RflagsBits, UsedRegister,
 };
 
 use super::{Addressing, StubMemory, UnsupportedInstruction, WhyUnsupported};
@@ -195,6 +195,10 @@ fn refusal(instruction: &Instruction) -> Option<WhyUnsupported> {
     if instruction.is_stack_instruction() {
         return Some(WhyUnsupported::Stack);
     }
+    let controls = RflagsBits::DF | RflagsBits::IF | RflagsBits::AC | RflagsBits::UIF;
+    if instruction.rflags_modified() & controls != 0 {
+        return Some(WhyUnsupported::ControlFlags);
+    }
     // Their operand is an address, or lies elsewhere than it says.
     if matches!(
         instruction.mnemonic(),
@@ -261,7 +265,8 @@ impl Plan {
         let keeps = reads(access) || access == OpAccess::CondWrite;
         if register.is_vector_register() {
             let entry = &mut self.vectors[register.number()];
-            if keeps {
+            // A legacy instruction may keep part of what it writes.
+            if keeps || self.keeps_upper {
                 entry.load = entry.load.max(register.size());
             }
             entry.store |= writes(access);
@@ -339,7 +344,15 @@ impl Plan {
             if !matches!(guest, Register::RSP | Register::RBP) {
                 continue;
             }
-            let host = self.free_register();
+            // A VSIB base in the stack segment stays in it.
+            let vsib_base = self.instruction.is_vsib()
+                && self.instruction.memory_segment() == Register::SS
+                && self.instruction.memory_base().full_register() == guest;
+            let host = if vsib_base {
+                Register::RBP
+            } else {
+                self.free_register()
+            };
             self.gprs[i].host = host;
             let instruction = &mut self.instruction;
             for op in 0..instruction.op_count() {
@@ -394,6 +407,10 @@ impl Plan {
     fn plan_flags_and_mxcsr(&mut self, key: &Instruction) {
         self.flags_out = rflags_bits(key.rflags_modified());
         self.flags_in = rflags_bits(key.rflags_read());
+        if matches!(key.mnemonic(), Mnemonic::Rcl | Mnemonic::Rcr) {
+            // A count that is a multiple of the width and carry still changes OF on some CPUs.
+            self.flags_out = flags::ARITHMETIC;
+        }
         let has_vectors = self.vectors.iter().any(|v| v.load > 0 || v.store);
         let has_masks = self.masks.iter().any(|m| m.0 || m.1);
         if !has_vectors && !has_masks {
@@ -403,7 +420,7 @@ impl Plan {
         self.mxcsr = matches!(
             key.mnemonic(),
             Mnemonic::Ldmxcsr | Mnemonic::Stmxcsr | Mnemonic::Vldmxcsr | Mnemonic::Vstmxcsr
-        ) || has_vectors && !ignores_mxcsr(key.mnemonic());
+        ) || uses_mxcsr(key.mnemonic(), has_vectors);
     }
 }
 
@@ -426,23 +443,22 @@ fn low_byte(full: Register) -> Register {
 }
 
 fn rflags_bits(iced: u32) -> u64 {
-    use iced_x86::RflagsBits as Bits;
     [
-        (Bits::OF, flags::OF),
-        (Bits::SF, flags::SF),
-        (Bits::ZF, flags::ZF),
-        (Bits::AF, flags::AF),
-        (Bits::CF, flags::CF),
-        (Bits::PF, flags::PF),
+        (RflagsBits::OF, flags::OF),
+        (RflagsBits::SF, flags::SF),
+        (RflagsBits::ZF, flags::ZF),
+        (RflagsBits::AF, flags::AF),
+        (RflagsBits::CF, flags::CF),
+        (RflagsBits::PF, flags::PF),
     ]
     .into_iter()
     .filter(|(bit, _)| iced & bit != 0)
     .fold(0, |sum, (_, flag)| sum | flag)
 }
 
-/// True for integer, logic, move and shuffle instructions: loading MXCSR twice costs more
+/// False for integer, logic, move and shuffle instructions: loading MXCSR twice costs more
 /// than all else in a stub. What isn't known here is taken for floating point.
-fn ignores_mxcsr(mnemonic: Mnemonic) -> bool {
+fn uses_mxcsr(mnemonic: Mnemonic, has_vectors: bool) -> bool {
     /// Beginnings of mnemonics, without the V of the VEX and EVEX forms. Everything that
     /// begins with P is integer or a permutation.
     const INTEGER: [&str; 25] = [
@@ -474,7 +490,11 @@ fn ignores_mxcsr(mnemonic: Mnemonic) -> bool {
     ];
     let name = format!("{mnemonic:?}").to_ascii_lowercase();
     let name = name.strip_prefix('v').unwrap_or(&name);
-    INTEGER.iter().any(|start| name.starts_with(start))
+    if !has_vectors {
+        // A conversion from memory to an integer or MMX register.
+        return name.starts_with("cvt");
+    }
+    !INTEGER.iter().any(|start| name.starts_with(start))
 }
 
 #[cfg(test)]
@@ -501,7 +521,7 @@ mod tests {
             Mnemonic::Vandps,
             Mnemonic::Sha256rnds2,
         ] {
-            assert!(ignores_mxcsr(mnemonic), "{mnemonic:?}");
+            assert!(!uses_mxcsr(mnemonic, true), "{mnemonic:?}");
         }
         for mnemonic in [
             Mnemonic::Addps,
@@ -513,7 +533,7 @@ mod tests {
             Mnemonic::Ucomisd,
             Mnemonic::Roundsd,
         ] {
-            assert!(!ignores_mxcsr(mnemonic), "{mnemonic:?}");
+            assert!(uses_mxcsr(mnemonic, true), "{mnemonic:?}");
         }
     }
 }

@@ -102,20 +102,22 @@ fn is_canonical(addr: u64) -> bool {
     (addr as i64) << 16 >> 16 == addr as i64
 }
 
-/// XSAVE and FXSAVE and their opposites: the bytes they may touch, and how.
-pub fn whole_state(instruction: &Instruction) -> Option<(usize, Access)> {
+/// Instructions that read or write which components are in use: the whole vector state must
+/// be in the CPU around them. With the bytes of memory that they may touch, and how.
+pub fn whole_state(instruction: &Instruction) -> Option<Option<(usize, Access)>> {
     let area = XsaveLayout::get().area_bytes;
     // What isn't asked for stays as it was, so saves count as reading.
     Some(match instruction.mnemonic() {
-        Mnemonic::Fxsave | Mnemonic::Fxsave64 => (512, Access::ReadWrite),
-        Mnemonic::Fxrstor | Mnemonic::Fxrstor64 => (512, Access::Read),
+        Mnemonic::Fxsave | Mnemonic::Fxsave64 => Some((512, Access::ReadWrite)),
+        Mnemonic::Fxrstor | Mnemonic::Fxrstor64 => Some((512, Access::Read)),
         Mnemonic::Xsave
         | Mnemonic::Xsave64
         | Mnemonic::Xsaveopt
         | Mnemonic::Xsaveopt64
         | Mnemonic::Xsavec
-        | Mnemonic::Xsavec64 => (area, Access::ReadWrite),
-        Mnemonic::Xrstor | Mnemonic::Xrstor64 => (area, Access::Read),
+        | Mnemonic::Xsavec64 => Some((area, Access::ReadWrite)),
+        Mnemonic::Xrstor | Mnemonic::Xrstor64 => Some((area, Access::Read)),
+        Mnemonic::Xgetbv => None,
         _ => return None,
     })
 }

@@ -62,7 +62,7 @@ impl AddressSpace {
             attributes.role = Role::Heap;
             self.map.insert(grown.clone(), attributes);
             if prot.executable() {
-                super::announce(&grown, code);
+                self.announce_range(&grown, code);
             }
         } else if new_end < old_end {
             // The guest may have unmapped parts of its heap itself.

@@ -9,7 +9,7 @@ use syscalls::Sysno;
 use super::host_map::{self, MapRequest};
 use super::low::{LARGEST_LOW, LOW_LIMIT, Placement};
 use super::vma::{Attributes, Backing, FileKey, Prot, Role, VmaMap};
-use super::{AddressSpace, announce, page_range};
+use super::{AddressSpace, page_range};
 use crate::addr::{GuestAddr, PAGE_SIZE};
 use crate::guest::CodeControl;
 use crate::host::syscall::{Errno, SyscallResult, call, raw};
@@ -58,7 +58,7 @@ impl AddressSpace {
         let writable_alias = attributes.shared && prot.writable();
         self.map.insert(range.clone(), attributes);
         if prot.executable() {
-            announce(&range, code);
+            self.announce_range(&range, code);
         }
         if writable_alias {
             self.alias_appears(range, code);

@@ -21,7 +21,10 @@ mod vma;
 mod vma_tests;
 mod watch;
 
+use std::ffi::OsStr;
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 pub use brk::ProgramBreak;
 pub use host_map::{MapRequest, NO_FILE};
@@ -71,11 +74,26 @@ impl AddressSpace {
         &self.map
     }
 
+    /// Tells the engine of new executable memory, and of the files that it maps.
+    fn announce_range(&self, range: &Range<GuestAddr>, code: &mut dyn CodeControl) {
+        if range.end > LOW_LIMIT {
+            code.require_exact_indirect();
+        }
+        code.executable_mapped(range.clone());
+        for vma in self.map.within(range.clone()) {
+            let backing = vma.attributes.backing.as_ref();
+            if let Some((backing, path)) = backing.and_then(|b| Some((b, b.path.as_ref()?))) {
+                let path = Path::new(OsStr::from_bytes(path.as_bytes()));
+                code.module_mapped(vma.range, path, backing.offset);
+            }
+        }
+    }
+
     /// Announces all executable memory: for an engine that starts after loading.
     pub fn announce(&self, code: &mut dyn CodeControl) {
         for (range, attributes) in self.map.iter_ref() {
             if attributes.prot.executable() {
-                announce(&range, code);
+                self.announce_range(&range, code);
             }
         }
     }
@@ -187,14 +205,6 @@ impl Claim {
             let _ = host_map::unmap(&gap);
         }
     }
-}
-
-/// Tells the engine of new executable memory.
-fn announce(range: &Range<GuestAddr>, code: &mut dyn CodeControl) {
-    if range.end > LOW_LIMIT {
-        code.require_exact_indirect();
-    }
-    code.executable_mapped(range.clone());
 }
 
 /// `addr..addr+bytes`, page-rounded.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::host_map;
 use super::vma::{Prot, Role};
-use super::{AddressSpace, announce, page_range};
+use super::{AddressSpace, page_range};
 use crate::addr::GuestAddr;
 use crate::guest::CodeControl;
 use crate::host::syscall::{Errno, SyscallResult};
@@ -61,14 +61,14 @@ impl AddressSpace {
             // and from here on they can't by this mapping.
             for vma in self.map.within(range.clone()) {
                 if !vma.attributes.prot.executable() {
-                    announce(&vma.range, code);
+                    self.announce_range(&vma.range, code);
                 }
             }
             self.watch.forget(range.clone(), code);
         } else {
             self.code_changes(range.clone(), code);
             if prot.executable() {
-                announce(&range, code);
+                self.announce_range(&range, code);
             }
         }
         self.map.change(range.clone(), |a| a.prot = prot);

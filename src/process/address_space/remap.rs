@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::host_map::{self, bytes};
 use super::low::LOW_LIMIT;
 use super::vma::{Role, Vma};
-use super::{AddressSpace, announce, page_range};
+use super::{AddressSpace, page_range};
 use crate::addr::{GuestAddr, PAGE_SIZE};
 use crate::guest::CodeControl;
 use crate::host::syscall::{Errno, SyscallResult};
@@ -107,7 +107,7 @@ impl AddressSpace {
         let executable = attributes.prot.executable();
         self.map.insert(target.clone(), attributes);
         if executable {
-            announce(&target, code);
+            self.announce_range(&target, code);
         }
         self.alias_appears(target, code);
     }

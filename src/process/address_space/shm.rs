@@ -3,7 +3,7 @@
 use syscalls::Sysno;
 
 use super::vma::{Attributes, Backing, FileKey, Prot, Role};
-use super::{AddressSpace, announce, page_range};
+use super::{AddressSpace, page_range};
 use crate::addr::GuestAddr;
 use crate::guest::CodeControl;
 use crate::host::syscall::{Errno, SyscallResult, call};
@@ -76,7 +76,7 @@ impl AddressSpace {
             },
         );
         if prot.executable() {
-            announce(&range, code);
+            self.announce_range(&range, code);
         }
         self.alias_appears(range.clone(), code);
         self.attached_segments.push(range);

@@ -12,5 +12,5 @@ mod search;
 pub use error::{ElfError, LoadError};
 pub use header::{Image, Kind, Segment, parse};
 pub use load::{LoadedImage, load_image};
-pub use open::{OpenProgram, Program, open_program};
+pub use open::{OpenProgram, Program, base_name, open_program};
 pub use search::{check, find_program};

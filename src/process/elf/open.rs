@@ -29,7 +29,8 @@ pub struct OpenProgram {
     pub image: Image,
 }
 
-/// All that is to be mapped, and the arguments after scripts were followed.
+/// All that is to be mapped, and the arguments after scripts were followed. `exec_name` of
+/// the auxiliary vector is the path that was asked for, script or not.
 #[derive(Debug)]
 pub struct Program {
     pub main: OpenProgram,

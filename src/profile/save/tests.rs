@@ -94,8 +94,15 @@ fn places_are_file_offsets_whatever_the_base() {
             bias: Bias::Taken
         })
     );
-    assert!(second.maybe_hot(there.start) && !second.maybe_hot(GuestAddr(0x70_0021)));
+    assert!(second.may_be_known(there.start) && !second.may_be_known(GuestAddr(0x70_0021)));
+    assert!(second.known_hot(there.start, &there.bytes).is_some());
     assert_eq!(second.stats().known_hot, 1);
+    // Known before it ever runs here.
+    let id = second.block_id(&there);
+    assert_eq!(second.find(there.start), Some(id));
+    assert!(second.usually_taken(id) && second.is_path_head(id));
+    second.edge(id, Outcome::Next);
+    assert!(!second.usually_taken(id));
     assert_eq!(second.known_hot(there.start, b"other code"), None);
     assert_eq!(second.known_hot(GuestAddr(0x70_0000), &there.bytes), None);
     assert_eq!(second.known_hot(GuestAddr(0x99_0000), &there.bytes), None);
