@@ -47,7 +47,7 @@ pub(super) fn prepare<M: GuestMemory>(
     };
 }
 
-fn unsupported<M: GuestMemory>(_: &Op<M>, m: &mut Machine<'_, M>) -> Step {
+pub(super) fn unsupported<M: GuestMemory>(_: &Op<M>, m: &mut Machine<'_, M>) -> Step {
     Err(m.stop(GuestTrap::Unsupported))
 }
 
