@@ -1,4 +1,17 @@
-//! Temper, a dynamic binary optimizer.
+//! Temper, a dynamic binary optimizer: runs an existing x86-64 program, learns which paths
+//! are hot, rebuilds those, and remembers for the next run.
+//!
+//! A guest instruction's life: bytes are decoded ([`decode`]), interpreted and counted
+//! ([`interp`], [`profile`]), translated when hot ([`translate`]) into the code cache
+//! ([`codecache`]); [`engine`] decides which of these happens next; [`process`] is the
+//! Linux that the guest sees; [`cli`] is what people see.
+//!
+//! Modules import only from modules before them:
+//! `addr < host < guest < decode < {profile, codecache, native} < {interp, translate}
+//! < engine < process < cli`; those in one pair of braces don't see each other.
+//!
+//! Unsafe code lives in these modules, and nowhere else: `host`, `native`, `codecache`,
+//! `interp`, `engine`, `process`. `tests/architecture.rs` holds both rules.
 
 pub mod addr;
 pub mod cli;

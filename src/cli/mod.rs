@@ -1,1 +1,129 @@
-//! (in the making)
+//! The command line: arguments, commands, and all words that people read. Each command is
+//! one file. Failures are one line on standard error, `temper: ...`, that says what to do
+//! next; `temper run` prints nothing else of its own unless asked.
+
+pub mod failure;
+pub mod options;
+
+mod doctor;
+mod explain;
+mod lookup;
+mod pages;
+mod profile;
+mod run;
+mod stats;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+pub use failure::Failure;
+pub use run::{report_stats, run_program};
+
+/// Runs x86-64 programs and learns their hot paths
+#[derive(Parser, Debug)]
+#[command(name = "temper", version, arg_required_else_help = true)]
+#[command(after_help = "\
+Exit status: the program's own with `run`; 2 for a wrong command line, 125 when Temper \
+itself fails, 126 when the program can't be executed, 127 when it isn't found.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run a program; its output and exit status are its own
+    #[command(after_help = "\
+Environment for finding faults in Temper itself: TEMPER_FLUSH_EVERY=N empties the code \
+cache at every Nth entry, TEMPER_HOT=1 makes all code hot at once, TEMPER_STOP_AFTER=N \
+stops translating after N fragments.")]
+    Run(options::RunArgs),
+    /// Show what earlier runs learned
+    Profile(profile::ProfileArgs),
+    /// Show one piece of a program's code as Temper sees it
+    Explain(explain::ExplainArgs),
+    /// Say what this host can do, and what that means
+    Doctor(doctor::DoctorArgs),
+    /// Print a completion script for a shell
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page, or write all manual pages into a folder
+    Man {
+        #[arg(value_hint = clap::ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// The program `temper`, up to its exit status.
+pub fn main() -> i32 {
+    run_command(std::env::args_os())
+}
+
+fn run_command(args: impl IntoIterator<Item = OsString>) -> i32 {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return usage_error(&error),
+    };
+    let result = match cli.command {
+        Command::Run(args) => args.into_options().and_then(run_program),
+        Command::Profile(args) => profile::run(&args).map(|()| 0),
+        Command::Explain(args) => explain::run(&args).map(|()| 0),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Completions { shell } => pages::completions(&mut Cli::command(), shell),
+        Command::Man { dir } => pages::manual(Cli::command(), dir.as_deref()),
+    };
+    result.unwrap_or_else(|failure| failure.report())
+}
+
+/// Help and version go to standard output as they are; an error becomes one line.
+fn usage_error(error: &clap::Error) -> i32 {
+    if !error.use_stderr() {
+        print!("{}", error.render());
+        return 0;
+    }
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        eprint!("{}", error.render());
+        return i32::from(failure::STATUS_USAGE);
+    }
+    let text = error.render().to_string();
+    let said: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+        .filter(|line| !line.is_empty())
+        .collect();
+    let said = said.join(" ");
+    let said = said.strip_prefix("error: ").unwrap_or(&said);
+    Failure::usage(format!("{said}; `temper --help` shows what there is")).report()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_after_the_program_are_the_programs() {
+        let cli = Cli::try_parse_from(["temper", "run", "--stats", "ls", "--stats-json", "x"])
+            .expect("parses");
+        let Command::Run(args) = cli.command else {
+            panic!("not run");
+        };
+        assert!(args.stats && args.stats_json.is_none());
+        assert_eq!(args.command, ["ls", "--stats-json", "x"]);
+    }
+
+    #[test]
+    fn two_dashes_end_tempers_options() {
+        let cli = Cli::try_parse_from(["temper", "run", "--", "--odd", "--", ""]).expect("parses");
+        let Command::Run(args) = cli.command else {
+            panic!("not run");
+        };
+        assert_eq!(args.command, ["--odd", "--", ""]);
+    }
+}

@@ -1,1 +1,78 @@
-//! (in the making)
+//! The engine runs one guest thread: it interprets code that is new, promotes what runs
+//! again to translation blocks, enters and leaves generated code, and hands system calls,
+//! traps and signals to the guest's surroundings ([`crate::guest::GuestEnv`]).
+//!
+//! [`dispatch`] is the loop, [`code`] holds everything made from guest code, [`promote`]
+//! decides what a fragment contains, [`entry`] is the way in and out, [`host_signals`] what
+//! happens when the host interrupts. Knows nothing of any operating system's system calls.
+
+mod blocks;
+mod code;
+mod counters;
+mod dispatch;
+mod entry;
+pub mod host_signals;
+mod lockstep;
+mod promote;
+pub mod stats;
+#[cfg(test)]
+mod tests;
+
+pub use code::Code;
+pub use dispatch::{Engine, Outcome};
+
+/// The highest tier that guest code may reach.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Tier {
+    Interpreter,
+    Block,
+}
+
+/// What a stage shows on standard error.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Dump {
+    pub decode: bool,
+    pub blocks: bool,
+    pub fragments: bool,
+}
+
+/// How the engine works.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
+    pub max_tier: Tier,
+    /// Bound of the code cache, in bytes.
+    pub cache_bytes: usize,
+    /// Executions of a block in the interpreter before it is translated.
+    pub promote_after: u32,
+    /// Empty the cache at every so many entries of generated code; 0 is never.
+    pub flush_every: u64,
+    /// Translate nothing more after so many fragments.
+    pub stop_after: u64,
+    /// Gather a profile.
+    pub profile: bool,
+    /// Measure how long each tier runs.
+    pub timing: bool,
+    /// Run each block in both tiers and compare.
+    pub verify: bool,
+    pub dump: Dump,
+}
+
+/// Executions after which a block is promoted. Interpreting a block once costs about what
+/// translating it does, and leaving generated code for it costs another 0.2 us.
+pub const PROMOTE_AFTER: u32 = 3;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            max_tier: Tier::Block,
+            cache_bytes: 64 << 20,
+            promote_after: PROMOTE_AFTER,
+            flush_every: 0,
+            stop_after: u64::MAX,
+            profile: true,
+            timing: false,
+            verify: false,
+            dump: Dump::default(),
+        }
+    }
+}

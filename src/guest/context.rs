@@ -13,20 +13,20 @@ use super::vector::VectorState;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
 pub enum ExitKind {
-    /// A direct exit that isn't linked; the payload is the exit's id.
-    Direct = 0,
+    /// Control reached a guest address that has no generated code (yet); it is in `cpu.rip`.
+    Untranslated = 0,
     /// An indirect branch without a map entry; the target is in `cpu.rip`.
     Indirect = 1,
-    /// A SYSCALL that the engine's surroundings handle; the payload is RIP after it.
+    /// A SYSCALL for the surroundings; `cpu.rip` is the address after it.
     Syscall = 2,
-    /// An instruction for the interpreter; the payload is its address.
-    Interpret = 3,
-    /// A path head's counter ran out; the payload is the counter's id.
-    Counter = 4,
     /// A synchronous fault in generated code; `fault` says which.
-    Fault = 5,
+    Fault = 3,
     /// An asynchronous signal interrupted generated code; `fault.host_pc` says where.
-    Interrupted = 6,
+    Interrupted = 4,
+    /// An asynchronous signal came before generated code was entered.
+    NotEntered = 5,
+    /// A path head's counter ran out; the head is in `cpu.rip`.
+    Counter = 6,
 }
 
 /// A fault's particulars, as the signal handler found them.
@@ -46,10 +46,14 @@ pub struct FaultRecord {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub enum HostRoutine {
-    /// Leaves generated code; exit kind and payload are stored already.
+    /// Leaves generated code for an address that isn't translated; `cpu.rip` is stored already.
     Leave = 0,
     /// A SYSCALL: passes through or leaves.
     Syscall = 1,
+    /// An indirect branch, target in r11, guest r11 in its slot, to anywhere.
+    ExactIndirect = 2,
+    /// A path head's counter ran out; `cpu.rip` is stored already.
+    Counter = 3,
 }
 
 /// See the module documentation. Reached through the gs base while guest code runs.
@@ -61,7 +65,6 @@ pub struct ThreadContext {
     pub spill: [u64; 7],
     pub cpu: CpuState,
     pub exit_kind: u64,
-    pub exit_payload: u64,
     pub host_rsp: u64,
     pub host_fs_base: u64,
     pub host_mxcsr: u64,
@@ -74,8 +77,6 @@ pub struct ThreadContext {
     pub routines: [u64; 8],
     /// Nonzero: something asynchronous awaits; checked before generated code is entered.
     pub pending: u64,
-    /// 1 while generated code runs (gs-addressed; the signal handler reads it).
-    pub in_guest: u64,
     /// System calls that go out from assembly: a bit each, numbers 0 to 511.
     pub pass_through: [u64; 8],
     /// Counts down pass-through system calls; at 0 one goes through Rust.
@@ -84,7 +85,25 @@ pub struct ThreadContext {
     pub fault: FaultRecord,
     /// The siginfo_t of the signal that `pending` announces.
     pub signal_info: [u64; 16],
+    /// Indirect targets beyond the flat map, direct-mapped by [`far_index`].
+    pub far_targets: [FarTarget; FAR_TARGETS],
     pub vector: VectorState,
+}
+
+/// Where an indirect branch to a guest address goes. Guest 0 is an empty entry.
+#[derive(Clone, Copy, Default, Debug)]
+#[repr(C)]
+pub struct FarTarget {
+    pub guest: u64,
+    pub host: u64,
+}
+
+/// Entries of `far_targets`; a power of two.
+pub const FAR_TARGETS: usize = 256;
+
+/// Where `far_targets` holds a guest address. Assembly computes the same.
+pub fn far_index(target: u64) -> usize {
+    (target >> 2) as usize % FAR_TARGETS
 }
 
 impl Default for ThreadContext {
@@ -94,7 +113,6 @@ impl Default for ThreadContext {
             spill: [0; 7],
             cpu: CpuState::default(),
             exit_kind: 0,
-            exit_payload: 0,
             host_rsp: 0,
             host_fs_base: 0,
             host_mxcsr: 0x1f80,
@@ -103,12 +121,12 @@ impl Default for ThreadContext {
             entry: 0,
             routines: [0; 8],
             pending: 0,
-            in_guest: 0,
             pass_through: [0; 8],
             syscall_budget: 0,
             syscalls_passed: 0,
             fault: FaultRecord::default(),
             signal_info: [0; 16],
+            far_targets: [FarTarget::default(); FAR_TARGETS],
             vector: VectorState::default(),
         }
     }
@@ -127,7 +145,6 @@ pub mod offsets {
     pub const FS_BASE: usize = offset_of!(ThreadContext, cpu.fs_base);
     pub const GS_BASE: usize = offset_of!(ThreadContext, cpu.gs_base);
     pub const EXIT_KIND: usize = offset_of!(ThreadContext, exit_kind);
-    pub const EXIT_PAYLOAD: usize = offset_of!(ThreadContext, exit_payload);
     pub const HOST_RSP: usize = offset_of!(ThreadContext, host_rsp);
     pub const HOST_FS_BASE: usize = offset_of!(ThreadContext, host_fs_base);
     pub const HOST_MXCSR: usize = offset_of!(ThreadContext, host_mxcsr);
@@ -136,10 +153,10 @@ pub mod offsets {
     pub const ENTRY: usize = offset_of!(ThreadContext, entry);
     pub const ROUTINES: usize = offset_of!(ThreadContext, routines);
     pub const PENDING: usize = offset_of!(ThreadContext, pending);
-    pub const IN_GUEST: usize = offset_of!(ThreadContext, in_guest);
     pub const PASS_THROUGH: usize = offset_of!(ThreadContext, pass_through);
     pub const SYSCALL_BUDGET: usize = offset_of!(ThreadContext, syscall_budget);
     pub const SYSCALLS_PASSED: usize = offset_of!(ThreadContext, syscalls_passed);
     pub const FAULT: usize = offset_of!(ThreadContext, fault);
+    pub const FAR_TARGETS: usize = offset_of!(ThreadContext, far_targets);
     pub const VECTOR: usize = offset_of!(ThreadContext, vector);
 }

@@ -3,6 +3,7 @@
 //! system and the surroundings free of any code cache.
 
 use std::ops::Range;
+use std::path::Path;
 
 use super::context::ThreadContext;
 use super::memory::GuestMemory;
@@ -21,6 +22,10 @@ pub trait CodeControl {
 
     /// Announces executable guest memory, before code in it runs.
     fn executable_mapped(&mut self, range: Range<GuestAddr>);
+
+    /// Says that executable memory in `range` maps the file at `path` from `file_offset`
+    /// (bytes) on, so that what is learned of it can be kept for later runs.
+    fn module_mapped(&mut self, range: Range<GuestAddr>, path: &Path, file_offset: u64);
 }
 
 /// How the guest goes on after its surroundings handled an event.

@@ -9,7 +9,9 @@ mod memory;
 mod trap;
 mod vector;
 
-pub use context::{ExitKind, FaultRecord, HostRoutine, ThreadContext, offsets};
+pub use context::{
+    ExitKind, FAR_TARGETS, FarTarget, FaultRecord, HostRoutine, ThreadContext, far_index, offsets,
+};
 pub use cpu::{CpuMode, CpuState, Gpr, flags};
 pub use env::{CodeControl, EnvAction, GuestEnv};
 pub use memory::{Access, GuestMemory, Width};

@@ -4,6 +4,8 @@
 
 mod dual_map;
 mod features;
+pub mod probe;
+pub mod syscall;
 
 pub use dual_map::DualMap;
 pub use features::{Component, Features, XsaveLayout};

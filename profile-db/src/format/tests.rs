@@ -1,0 +1,223 @@
+use std::io::Write;
+
+use super::*;
+use crate::sample::{Rng, profile};
+
+type Parsed = (ModuleRecord, Totals, Vec<Decision>, Counts);
+
+fn parse(bytes: &[u8]) -> Result<Parsed, Refusal> {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    let file = ProfileFile::open(&file, bytes.len() as u64)?.all()?;
+    Ok(file)
+}
+
+impl ProfileFile<'_> {
+    fn all(&self) -> Result<Parsed, Refusal> {
+        let (module, totals) = self.module()?;
+        Ok((module, totals, self.decisions()?, self.counts()?))
+    }
+}
+
+/// Recomputes the checksums, as somebody would who forges a file.
+fn forge(bytes: &mut [u8]) {
+    let count = usize::from(u16_at(bytes, 18)).min(MAX_SECTIONS);
+    for index in 0..count {
+        let at = HEADER_LEN + index * ENTRY_LEN;
+        if bytes.len() < at + ENTRY_LEN {
+            return;
+        }
+        let from = u64_at(bytes, at + 8) as usize;
+        let len = u32_at(bytes, at + 16) as usize;
+        if let Some(stored) = from.checked_add(len).and_then(|to| bytes.get(from..to)) {
+            let crc = crc32fast::hash(stored);
+            bytes[at + 24..at + 28].copy_from_slice(&crc.to_le_bytes());
+        }
+    }
+    let crc = header_crc(bytes, count);
+    bytes[20..24].copy_from_slice(&crc.to_le_bytes());
+}
+
+#[test]
+fn a_profile_comes_back_as_it_was() {
+    for seed in 0..200 {
+        let mut rng = Rng(seed);
+        // Small ones stay plain, large ones are packed and longer than the first read.
+        let size = if seed % 10 == 0 { 4000 } else { 30 };
+        let written = profile(&mut rng, size);
+        let bytes = encode(written.clone(), &Limits::default());
+        let (module, totals, decisions, counts) = match parse(&bytes) {
+            Ok(parsed) => parsed,
+            Err(Refusal::Damage(damage)) => panic!("seed {seed}: {damage}"),
+            Err(_) => panic!("seed {seed}"),
+        };
+        assert_eq!(
+            (module, &counts),
+            (written.module, &written.counts),
+            "seed {seed}"
+        );
+        assert_eq!(totals.executions, counts.executions());
+        assert_eq!(totals.paths, counts.paths.len() as u64);
+        let hot = |b: &&BlockRecord| b.count >= 32 || b.tier > Tier::Interpreted;
+        let expected: Vec<_> = counts.blocks.iter().filter(hot).map(|b| b.offset).collect();
+        let offsets: Vec<_> = decisions.iter().map(|d| d.offset).collect();
+        assert_eq!(offsets, expected, "seed {seed}");
+    }
+}
+
+#[test]
+fn the_hottest_decisions_are_kept() {
+    let mut rng = Rng(1);
+    let written = profile(&mut rng, 500);
+    let limits = Limits {
+        decisions: 3,
+        ..Limits::default()
+    };
+    let mut counts: Vec<_> = written
+        .counts
+        .blocks
+        .iter()
+        .filter(|b| b.count >= 32 || b.tier > Tier::Interpreted)
+        .map(|b| b.count)
+        .collect();
+    counts.sort();
+    let least = counts[counts.len() - 3];
+    let kept = decisions(&written.counts, &limits);
+    assert_eq!(kept.len(), 3);
+    for decision in kept {
+        let block = written
+            .counts
+            .blocks
+            .iter()
+            .find(|b| (b.offset, b.hash) == (decision.offset, decision.hash));
+        assert!(block.unwrap().count >= least);
+    }
+}
+
+#[test]
+fn a_file_cut_short_anywhere_is_damaged() {
+    for size in [12, 400] {
+        let bytes = encode(profile(&mut Rng(7), size), &Limits::default());
+        for len in 0..bytes.len() {
+            assert!(
+                matches!(parse(&bytes[..len]), Err(Refusal::Damage(_))),
+                "length {len} of {}",
+                bytes.len()
+            );
+        }
+        let mut longer = bytes.clone();
+        longer.push(0);
+        assert!(matches!(
+            parse(&longer),
+            Err(Refusal::Damage(Damage::Length))
+        ));
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_noticed() {
+    for size in [12, 120] {
+        let bytes = encode(profile(&mut Rng(3), size), &Limits::default());
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(
+                matches!(parse(&flipped), Err(Refusal::Damage(_))),
+                "bit {bit}"
+            );
+        }
+    }
+}
+
+#[test]
+fn forged_files_are_refused_or_harmless() {
+    // Right checksums over wrong content: whatever is handed out must be canonical.
+    for seed in 0..20_000 {
+        let mut rng = Rng(seed);
+        let size = if seed % 50 == 0 { 600 } else { 10 };
+        let mut bytes = encode(profile(&mut rng, size), &Limits::default());
+        for _ in 0..1 + rng.below(3) {
+            let at = match rng.below(2) {
+                0 => rng.below(128.min(bytes.len() as u64)),
+                _ => rng.below(bytes.len() as u64),
+            } as usize;
+            bytes[at] = match rng.below(3) {
+                0 => bytes[at] ^ (1 << rng.below(8)),
+                1 => 0xff - rng.below(6) as u8,
+                _ => rng.next() as u8,
+            };
+        }
+        forge(&mut bytes);
+        if let Ok((module, _, _, counts)) = parse(&bytes) {
+            assert!(module.id.is_valid() && counts.is_canonical(), "seed {seed}");
+            let _ = encode(ModuleProfile { module, counts }, &Limits::default());
+        }
+    }
+}
+
+#[test]
+fn a_newer_version_says_so_and_a_flipped_version_bit_does_not() {
+    let bytes = encode(profile(&mut Rng(5), 5), &Limits::default());
+    let mut newer = bytes.clone();
+    newer[8] = FORMAT_VERSION as u8 + 1;
+    assert!(matches!(
+        parse(&newer),
+        Err(Refusal::Damage(Damage::Checksum))
+    ));
+    newer[12..18].copy_from_slice(&[3, 0, 1, 0, 4, 0]);
+    forge(&mut newer);
+    assert!(matches!(parse(&newer), Err(Refusal::Newer([3, 1, 4]))));
+
+    let mut newer_section = bytes.clone();
+    newer_section[HEADER_LEN + 2] = 9;
+    forge(&mut newer_section);
+    assert!(matches!(parse(&newer_section), Err(Refusal::Newer(_))));
+
+    let mut older = bytes;
+    older[8] = 0;
+    forge(&mut older);
+    assert!(matches!(
+        parse(&older),
+        Err(Refusal::Damage(Damage::Header))
+    ));
+}
+
+#[test]
+fn sections_of_unknown_kinds_are_skipped() {
+    let written = profile(&mut Rng(5), 5);
+    let bytes = encode(written.clone(), &Limits::default());
+    let mut entry = [0u8; ENTRY_LEN];
+    entry[0..2].copy_from_slice(&77u16.to_le_bytes());
+    entry[2..4].copy_from_slice(&5u16.to_le_bytes());
+    entry[8..16].copy_from_slice(&((bytes.len() + ENTRY_LEN) as u64).to_le_bytes());
+    entry[16..20].copy_from_slice(&4u32.to_le_bytes());
+    let table_end = HEADER_LEN + 3 * ENTRY_LEN;
+    let mut longer = [
+        &bytes[..table_end],
+        &entry[..],
+        &bytes[table_end..],
+        b"news",
+    ]
+    .concat();
+    longer[18] = 4;
+    for index in 0..3 {
+        let at = HEADER_LEN + index * ENTRY_LEN + 8;
+        let offset = u64_at(&longer, at) + ENTRY_LEN as u64;
+        longer[at..at + 8].copy_from_slice(&offset.to_le_bytes());
+    }
+    forge(&mut longer);
+    let Ok((module, .., counts)) = parse(&longer) else {
+        panic!("the new section isn't skipped");
+    };
+    assert_eq!((module, counts), (written.module, written.counts));
+}
+
+#[test]
+fn a_packed_section_cannot_claim_a_huge_size() {
+    let mut bytes = encode(profile(&mut Rng(9), 2000), &Limits::default());
+    let at = HEADER_LEN + 2 * ENTRY_LEN;
+    assert_eq!(u32_at(&bytes, at + 4), ZSTD);
+    bytes[at + 20..at + 24].copy_from_slice(&(MAX_SECTION_LEN as u32).to_le_bytes());
+    forge(&mut bytes);
+    assert!(matches!(parse(&bytes), Err(Refusal::Damage(_))));
+}

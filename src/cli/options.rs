@@ -1,0 +1,190 @@
+//! What `temper run` was asked to do, as plain data: the command line and the environment
+//! are read once, here, and everything below sees only [`RunOptions`].
+
+use std::ffi::OsString;
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::failure::Failure;
+use super::lookup;
+use crate::profile::default_profile_dir;
+
+/// The code cache's bound when none is given, in MiB.
+pub const DEFAULT_CACHE_MIB: u32 = 64;
+/// The largest bound: the address range that is kept for the code cache.
+pub const MAX_CACHE_MIB: u32 = 128;
+
+/// The highest tier that guest code may reach.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum MaxTier {
+    /// Everything is interpreted
+    Interpreter,
+    /// Hot code becomes translation blocks
+    Block,
+}
+
+/// A stage whose products `--dump` prints on standard error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum DumpStage {
+    /// Guest blocks as decoded, with how each one ends
+    Decode,
+    /// Blocks as the interpreter keeps them
+    Blocks,
+    /// Generated code as installed in the code cache, with its exits
+    Fragments,
+}
+
+/// Where profiles live.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ProfileStore {
+    /// Nothing is gathered, loaded or saved.
+    Off,
+    /// Nothing is loaded or saved, because no folder could be named (no HOME): not an
+    /// error, but said once when statistics are asked for.
+    Homeless,
+    Dir(PathBuf),
+}
+
+/// What developers turn by environment variables, to find faults in Temper itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Developer {
+    /// TEMPER_FLUSH_EVERY: empty the code cache at every Nth entry of generated code.
+    pub flush_every: Option<NonZeroU64>,
+    /// TEMPER_HOT: treat everything as hot at its first execution.
+    pub everything_hot: bool,
+    /// TEMPER_STOP_AFTER: translate nothing more after this many fragments.
+    pub stop_after: Option<u64>,
+}
+
+/// One run, completely described.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RunOptions {
+    /// The file to run: found in PATH already, otherwise as it was given.
+    pub program: PathBuf,
+    /// The guest's whole argument vector; the first is the program as it was given.
+    pub argv: Vec<OsString>,
+    pub profile: ProfileStore,
+    pub max_tier: MaxTier,
+    /// Bytes that generated code may occupy.
+    pub cache_bytes: u64,
+    pub stats: bool,
+    pub stats_json: Option<PathBuf>,
+    pub verify: bool,
+    pub dump: Vec<DumpStage>,
+    pub developer: Developer,
+}
+
+/// The arguments of `temper run`.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub profile_dir: ProfileDirArg,
+
+    /// Neither gather, load nor save a profile
+    #[arg(long, conflicts_with = "profile_dir")]
+    pub no_profile: bool,
+
+    /// The highest tier that code may reach
+    #[arg(long, value_name = "TIER", value_enum, default_value = "block")]
+    pub max_tier: MaxTier,
+
+    /// Print what happened on standard error at the end
+    #[arg(long)]
+    pub stats: bool,
+
+    /// Write what happened to FILE as JSON
+    #[arg(long, value_name = "FILE")]
+    pub stats_json: Option<PathBuf>,
+
+    /// Run everything in both tiers and compare the states; very slow
+    #[arg(long)]
+    pub verify: bool,
+
+    /// Print what these stages made on standard error
+    #[arg(long, value_name = "STAGES", value_enum, value_delimiter = ',')]
+    pub dump: Vec<DumpStage>,
+
+    /// The most memory that generated code may use
+    #[arg(long, value_name = "MIB", default_value_t = DEFAULT_CACHE_MIB,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CACHE_MIB)))]
+    pub cache_size: u32,
+
+    /// The program and its arguments; a name without a slash is looked for in PATH
+    #[arg(required = true, value_names = ["PROGRAM", "ARGS"], trailing_var_arg = true,
+          value_hint = clap::ValueHint::CommandWithArguments)]
+    pub command: Vec<OsString>,
+}
+
+/// `--profile-dir`, the same for every command that has it.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ProfileDirArg {
+    /// Where profiles are kept [default: TEMPER_PROFILE_DIR, else temper/profiles in the XDG data folder]
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub profile_dir: Option<PathBuf>,
+}
+
+impl ProfileDirArg {
+    /// The folder: the option, the environment, or the XDG default. `None` when the
+    /// default can't be told because there is no home.
+    pub fn resolve(&self) -> Option<PathBuf> {
+        self.profile_dir
+            .clone()
+            .filter(|dir| !dir.as_os_str().is_empty())
+            .or_else(default_profile_dir)
+    }
+}
+
+impl RunArgs {
+    /// Reads what is left to read: PATH and the developer's variables.
+    ///
+    /// # Errors
+    /// The program isn't there (127) or can't be executed (126); a variable isn't a number.
+    pub fn into_options(self) -> Result<RunOptions, Failure> {
+        let developer = Developer::from_environment()?;
+        let name = self.command.first().cloned().unwrap_or_default();
+        let profile = if self.no_profile {
+            ProfileStore::Off
+        } else {
+            match self.profile_dir.resolve() {
+                Some(dir) => ProfileStore::Dir(dir),
+                None => ProfileStore::Homeless,
+            }
+        };
+        Ok(RunOptions {
+            program: lookup::program(&name)?,
+            argv: self.command,
+            profile,
+            max_tier: self.max_tier,
+            cache_bytes: u64::from(self.cache_size) << 20,
+            stats: self.stats,
+            stats_json: self.stats_json,
+            verify: self.verify,
+            dump: self.dump,
+            developer,
+        })
+    }
+}
+
+impl Developer {
+    fn from_environment() -> Result<Developer, Failure> {
+        Ok(Developer {
+            flush_every: number("TEMPER_FLUSH_EVERY")?.and_then(NonZeroU64::new),
+            everything_hot: number("TEMPER_HOT")?.is_some_and(|value| value != 0),
+            stop_after: number("TEMPER_STOP_AFTER")?,
+        })
+    }
+}
+
+fn number(name: &str) -> Result<Option<u64>, Failure> {
+    let Some(value) = std::env::var_os(name).filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    let parsed = value.to_str().and_then(|text| text.parse().ok());
+    parsed.map(Some).ok_or_else(|| {
+        Failure::usage(format!(
+            "{name} must be a whole number, not {value:?}; unset it or give a number"
+        ))
+    })
+}

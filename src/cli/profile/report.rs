@@ -1,0 +1,305 @@
+//! What `temper profile show` says of one module, as data.
+
+use std::cell::OnceCell;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use profile_db::{EdgeKind, EdgeRecord, ModuleId, ModuleProfile, PathRecord, Summary, Target};
+use serde::Serialize;
+
+use super::image::Image;
+use super::show::{Order, file_name};
+
+/// What to show of a module.
+pub(super) struct Filter<'a> {
+    pub function: Option<&'a str>,
+    pub order: Order,
+    pub top: usize,
+}
+
+/// The first entries of a longer list.
+#[derive(Serialize)]
+pub(super) struct Top<T> {
+    pub shown: Vec<T>,
+    /// How many there are.
+    pub all: usize,
+}
+
+impl<T> Top<T> {
+    fn of(mut list: Vec<T>, top: usize) -> Top<T> {
+        let all = list.len();
+        list.truncate(top);
+        Top { shown: list, all }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct FunctionRow {
+    pub name: String,
+    /// As in the file.
+    pub address: u64,
+    /// Of the function's blocks: how many were seen, how often they ran, and how many bytes
+    /// of code that was.
+    pub blocks: u64,
+    pub executions: u64,
+    pub weight: u64,
+}
+
+#[derive(Serialize)]
+pub(super) struct EdgeRow {
+    pub from: String,
+    pub from_address: u64,
+    pub to: String,
+    pub kind: &'static str,
+    pub count: u64,
+    /// All edges of the same block.
+    pub total: u64,
+}
+
+#[derive(Serialize)]
+pub(super) struct PathRow {
+    pub head: String,
+    pub head_address: u64,
+    /// `T` for a branch that was taken, `-` for one that was not.
+    pub outcomes: String,
+    pub count: u64,
+    /// All paths from the same head.
+    pub total: u64,
+}
+
+/// See the module documentation.
+#[derive(Serialize)]
+pub(super) struct Report {
+    pub path: String,
+    pub id: String,
+    /// The file at `path` is still this module, so addresses and names are known.
+    pub file_matches: bool,
+    pub runs: u32,
+    pub first_seen: u64,
+    pub last_seen: u64,
+    pub blocks: u64,
+    pub edges: u64,
+    pub paths: u64,
+    pub executions: u64,
+    pub weight: u64,
+    pub functions: Top<FunctionRow>,
+    pub hot_edges: Top<EdgeRow>,
+    pub hot_paths: Top<PathRow>,
+    pub indirect_targets: Top<EdgeRow>,
+}
+
+/// A module that edges lead to; its file is read when a name is needed.
+struct Other<'k> {
+    id: &'k ModuleId,
+    known: Option<&'k Summary>,
+    image: OnceCell<Option<Image>>,
+}
+
+impl Other<'_> {
+    fn place(&self, offset: u64) -> String {
+        let Some(known) = self.known else {
+            return format!("{:.8}…+{offset:#x}", &self.id.file_stem()[1..]);
+        };
+        let module = file_name(&known.module.path);
+        let image = self
+            .image
+            .get_or_init(|| Image::of_module(path_of(&known.module.path), self.id));
+        match image {
+            Some(image) => format!("{module}:{}", image.place(image.address(offset))),
+            None => format!("{module}+{offset:#x}"),
+        }
+    }
+}
+
+fn path_of(path: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(path))
+}
+
+struct Places<'k> {
+    image: Image,
+    others: Vec<Other<'k>>,
+}
+
+impl Places<'_> {
+    fn name(&self, offset: u64) -> String {
+        self.image.place(self.image.address(offset))
+    }
+
+    fn target(&self, target: Target) -> String {
+        match target {
+            Target::Here(offset) => self.name(offset),
+            Target::There { module, offset } => self.others[module as usize].place(offset),
+            Target::Elsewhere => "elsewhere".into(),
+        }
+    }
+
+    /// True when the function at `offset` is wanted.
+    fn wanted(&self, offset: u64, filter: &Filter) -> bool {
+        filter.function.is_none_or(|wanted| {
+            self.image
+                .function(self.image.address(offset))
+                .is_some_and(|function| function.name.contains(wanted))
+        })
+    }
+}
+
+impl Report {
+    /// The report of `profile`; `known` are the modules on record.
+    pub fn new(profile: &ModuleProfile, known: &[Summary], filter: &Filter) -> Report {
+        let ModuleProfile { module, counts } = profile;
+        let image = Image::of_module(path_of(&module.path), &module.id);
+        let file_matches = image.is_some();
+        let places = Places {
+            image: image.unwrap_or_default(),
+            others: counts
+                .others
+                .iter()
+                .map(|id| Other {
+                    id,
+                    known: known.iter().find(|k| k.module.id == *id),
+                    image: OnceCell::new(),
+                })
+                .collect(),
+        };
+        let (direct, indirect): (Vec<_>, Vec<_>) =
+            counts.edges.iter().partition(|e| !e.kind.is_indirect());
+        let weight = counts.blocks.iter().fold(0u64, |sum, block| {
+            sum.saturating_add(block.count.saturating_mul(block.len.into()))
+        });
+        Report {
+            path: String::from_utf8_lossy(&module.path).into_owned(),
+            id: module.id.to_string(),
+            file_matches,
+            runs: module.runs,
+            first_seen: module.first_seen,
+            last_seen: module.last_seen,
+            blocks: counts.blocks.len() as u64,
+            edges: counts.edges.len() as u64,
+            paths: counts.paths.len() as u64,
+            executions: counts.executions(),
+            weight,
+            functions: functions(profile, &places, filter),
+            hot_edges: edges(&direct, &places, filter),
+            hot_paths: paths(&counts.paths, &places, filter),
+            indirect_targets: edges(&indirect, &places, filter),
+        }
+    }
+}
+
+fn functions(profile: &ModuleProfile, places: &Places, filter: &Filter) -> Top<FunctionRow> {
+    let mut rows: BTreeMap<u64, FunctionRow> = BTreeMap::new();
+    for block in &profile.counts.blocks {
+        if !places.wanted(block.offset, filter) {
+            continue;
+        }
+        let address = places.image.address(block.offset);
+        let (start, name) = match places.image.function(address) {
+            Some(function) => (function.start, function.name.clone()),
+            // Nothing says where functions begin: pages at least tell regions apart.
+            None => (address & !0xfff, format!("{:#x}..", address & !0xfff)),
+        };
+        let row = rows.entry(start).or_insert(FunctionRow {
+            name,
+            address: start,
+            blocks: 0,
+            executions: 0,
+            weight: 0,
+        });
+        row.blocks += 1;
+        row.executions = row.executions.saturating_add(block.count);
+        row.weight = row
+            .weight
+            .saturating_add(block.count.saturating_mul(block.len.into()));
+    }
+    // By address so far, which decides between equals.
+    let mut rows: Vec<FunctionRow> = rows.into_values().collect();
+    match filter.order {
+        Order::Weight => rows.sort_by_key(|row| Reverse(row.weight)),
+        Order::Executions => rows.sort_by_key(|row| Reverse(row.executions)),
+        Order::Blocks => rows.sort_by_key(|row| Reverse(row.blocks)),
+        Order::Name => rows.sort_by(|a, b| a.name.cmp(&b.name)),
+        Order::Address => {}
+    }
+    Top::of(rows, filter.top)
+}
+
+fn kind_name(kind: EdgeKind) -> &'static str {
+    match kind {
+        EdgeKind::Taken => "taken",
+        EdgeKind::Next => "next",
+        EdgeKind::Jump => "jump",
+        EdgeKind::Call => "call",
+        EdgeKind::IndirectJump => "jump",
+        EdgeKind::IndirectCall => "call",
+        EdgeKind::Return => "return",
+    }
+}
+
+fn edges(edges: &[&EdgeRecord], places: &Places, filter: &Filter) -> Top<EdgeRow> {
+    // Sorted by origin, so a block's edges are neighbours.
+    let mut hot: Vec<(&EdgeRecord, u64)> = Vec::new();
+    for siblings in edges.chunk_by(|a, b| a.from == b.from) {
+        let total = siblings
+            .iter()
+            .fold(0u64, |sum, edge| sum.saturating_add(edge.count));
+        let wanted = siblings.iter().filter(|edge| {
+            let into = match edge.to {
+                Target::Here(to) => filter.function.is_some() && places.wanted(to, filter),
+                Target::There { .. } | Target::Elsewhere => false,
+            };
+            into || places.wanted(edge.from, filter)
+        });
+        hot.extend(wanted.map(|edge| (*edge, total)));
+    }
+    hot.sort_by_key(|(edge, _)| Reverse(edge.count));
+    let Top { shown, all } = Top::of(hot, filter.top);
+    let shown = shown
+        .into_iter()
+        .map(|(edge, total)| EdgeRow {
+            from: places.name(edge.from),
+            from_address: places.image.address(edge.from),
+            to: places.target(edge.to),
+            kind: kind_name(edge.kind),
+            count: edge.count,
+            total,
+        })
+        .collect();
+    Top { shown, all }
+}
+
+fn paths(paths: &[PathRecord], places: &Places, filter: &Filter) -> Top<PathRow> {
+    let mut hot: Vec<(&PathRecord, u64)> = Vec::new();
+    for siblings in paths.chunk_by(|a, b| a.head == b.head) {
+        if !places.wanted(siblings[0].head, filter) {
+            continue;
+        }
+        let total = siblings
+            .iter()
+            .fold(0u64, |sum, path| sum.saturating_add(path.count));
+        hot.extend(siblings.iter().map(|path| (path, total)));
+    }
+    hot.sort_by_key(|(path, _)| Reverse(path.count));
+    let Top { shown, all } = Top::of(hot, filter.top);
+    let shown = shown
+        .into_iter()
+        .map(|(path, total)| PathRow {
+            head: places.name(path.head),
+            head_address: places.image.address(path.head),
+            outcomes: (0..path.len)
+                .map(|i| {
+                    if path.outcomes >> i & 1 == 1 {
+                        'T'
+                    } else {
+                        '-'
+                    }
+                })
+                .collect(),
+            count: path.count,
+            total,
+        })
+        .collect();
+    Top { shown, all }
+}

@@ -1,0 +1,186 @@
+//! `temper run`: hands the options to the process runner and shows statistics.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::time::Instant;
+
+use profile_db::Durability;
+
+use super::failure::{Failure, STATUS_OWN};
+use super::options::{DumpStage, MaxTier, ProfileStore, RunOptions};
+use super::stats;
+use crate::engine::stats::Stats;
+use crate::engine::{Dump, Engine, Outcome, PROMOTE_AFTER, Settings, Tier};
+use crate::guest::ThreadContext;
+use crate::host::{Features, probe};
+use crate::process::signals::die_by;
+use crate::process::{LoadOptions, Process};
+use crate::profile::{Profile, Store};
+
+/// Runs the guest to its end and gives its exit status. A guest that dies by a signal
+/// takes this process with it, so that the death is passed on as one.
+///
+/// # Errors
+/// What keeps the program from starting, or Temper from going on.
+pub fn run_program(options: RunOptions) -> Result<i32, Failure> {
+    let started = Instant::now();
+    if let Some(path) = &options.stats_json {
+        // Known before the program runs, not after hours of it.
+        create(path)?;
+    }
+    check_host()?;
+    let environment: Vec<OsString> = std::env::vars_os()
+        .map(|(mut name, value)| {
+            name.push("=");
+            name.push(value);
+            name
+        })
+        .collect();
+    let load = LoadOptions::default();
+    let (mut process, start) =
+        Process::load(&load, &options.program, options.argv.clone(), &environment).map_err(
+            |error| Failure {
+                status: error.exit_status(),
+                message: error.to_string(),
+            },
+        )?;
+    let profile = Profile::new(open_store(&options.profile));
+    let settings = engine_settings(&options);
+    let mut engine = Engine::new(settings, process.decoder(), profile).map_err(|error| {
+        Failure::own(format!(
+            "executable memory or fixed address ranges can't be had ({error}); \
+             `temper doctor` says what this host lacks"
+        ))
+    })?;
+    process.announce_code(&mut engine.code);
+    let mut ctx = Box::<ThreadContext>::default();
+    start.apply(&mut ctx);
+
+    let outcome = engine.run(&mut ctx, &mut process);
+
+    save_profile(&mut engine, &options);
+    engine.stats.seconds = started.elapsed().as_secs_f64();
+    engine.stats.memory.peak_bytes = probe::peak_memory();
+    let reported = report_stats(&options, &engine.stats);
+    process.finish();
+    match outcome {
+        Outcome::Exit(status) => reported.map(|()| status),
+        Outcome::Killed(signo) => die_by(signo),
+        Outcome::Aborted => Ok(i32::from(STATUS_OWN)),
+    }
+}
+
+fn check_host() -> Result<(), Failure> {
+    let features = Features::get();
+    let missing = match (features.fsgsbase, features.xsave) {
+        (true, true) => return Ok(()),
+        (false, _) => "the FSGSBASE instructions (Linux 5.9 or newer enables them)",
+        (true, false) => "the XSAVE instructions",
+    };
+    Err(Failure::own(format!(
+        "this host lacks {missing}; `temper doctor` says more"
+    )))
+}
+
+fn open_store(profile: &ProfileStore) -> Option<Store> {
+    match profile {
+        ProfileStore::Off | ProfileStore::Homeless => None,
+        ProfileStore::Dir(dir) => Store::open(dir)
+            .inspect_err(|error| eprintln!("temper: warning: {error}; this run keeps no profile"))
+            .ok(),
+    }
+}
+
+fn engine_settings(options: &RunOptions) -> Settings {
+    let dumps = |stage| options.dump.contains(&stage);
+    Settings {
+        max_tier: match options.max_tier {
+            MaxTier::Interpreter => Tier::Interpreter,
+            MaxTier::Block => Tier::Block,
+        },
+        cache_bytes: options.cache_bytes as usize,
+        promote_after: if options.developer.everything_hot {
+            0
+        } else {
+            PROMOTE_AFTER
+        },
+        flush_every: options.developer.flush_every.map_or(0, |every| every.get()),
+        stop_after: options.developer.stop_after.unwrap_or(u64::MAX),
+        profile: options.profile != ProfileStore::Off,
+        timing: options.stats || options.stats_json.is_some(),
+        verify: options.verify,
+        dump: Dump {
+            decode: dumps(DumpStage::Decode),
+            blocks: dumps(DumpStage::Blocks),
+            fragments: dumps(DumpStage::Fragments),
+        },
+    }
+}
+
+/// Saves what was learned; trouble with it never fails the run.
+fn save_profile(engine: &mut Engine<Process>, options: &RunOptions) {
+    if let ProfileStore::Dir(_) = &options.profile {
+        let started = Instant::now();
+        let report = engine.code.profile.save(Durability::Routine);
+        engine.stats.profile.save_seconds = started.elapsed().as_secs_f64();
+        for error in engine
+            .code
+            .profile
+            .take_warnings()
+            .iter()
+            .chain(&report.errors)
+        {
+            eprintln!("temper: warning: {error}");
+        }
+    }
+    let stats = engine.code.profile.stats();
+    engine.stats.profile.modules_loaded = stats.modules_loaded;
+    engine.stats.profile.records_loaded = stats.records_loaded;
+    engine.stats.profile.modules_saved = stats.modules_saved;
+    engine.stats.profile.records_saved = stats.records_saved;
+}
+
+/// Shows what happened as the options ask. For the end of the run, before the exit status
+/// or the signal is passed on.
+///
+/// # Errors
+/// The JSON file can't be written.
+pub fn report_stats(options: &RunOptions, stats: &Stats) -> Result<(), Failure> {
+    if options.stats {
+        eprintln!("{}", stats::render(stats));
+    }
+    if let Some(path) = &options.stats_json {
+        let mut text = serde_json::to_vec_pretty(stats)
+            .map_err(|error| Failure::own(format!("statistics can't be made ({error})")))?;
+        text.push(b'\n');
+        create(path)?
+            .write_all(&text)
+            .map_err(|error| unwritable(path, &error))?;
+    }
+    Ok(())
+}
+
+fn create(path: &Path) -> Result<File, Failure> {
+    File::create(path).map_err(|error| unwritable(path, &error))
+}
+
+fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::own(format!(
+        "{}: statistics can't be written there ({error}); give another file",
+        path.display()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_created_is_named() {
+        let failure = create(Path::new("/nonexistent/stats.json")).expect_err("no such folder");
+        assert_eq!(failure.status, 125);
+        assert!(failure.message.contains("/nonexistent/stats.json"));
+    }
+}

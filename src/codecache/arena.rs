@@ -1,0 +1,141 @@
+//! The arena behind the cache: one dual mapping below 2 GiB, cut into generations. Within
+//! a generation hot code grows upward from the bottom and exit stubs, which run once each,
+//! grow downward from the top, so that stubs don't dilute the instruction cache.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::addr::HostAddr;
+use crate::host::DualMap;
+
+/// Where the executable view starts. Below 2 GiB, so that guest code there can be reached
+/// by 32-bit displacements in both directions.
+pub const ARENA_BASE: HostAddr = HostAddr(0x7000_0000);
+/// Where the arena's reserved range ends: the cache is at most 128 MiB.
+pub const ARENA_LIMIT: HostAddr = HostAddr(0x7800_0000);
+
+const GENERATIONS: usize = 4;
+
+/// Room for one fragment: code from `code_at` upward, stubs ending at `stubs_end`.
+#[derive(Clone, Copy, Debug)]
+pub struct Space {
+    pub generation: usize,
+    /// Offset in the arena of the first free code byte.
+    pub code_at: usize,
+    /// Offset in the arena of the end of the free stub space.
+    pub stubs_end: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Arena {
+    map: DualMap,
+    generation_bytes: usize,
+    current: usize,
+    code_at: usize,
+    stubs_end: usize,
+}
+
+impl Arena {
+    pub(super) fn new(bytes: usize) -> io::Result<Arena> {
+        let limit = (ARENA_LIMIT.0 - ARENA_BASE.0) as usize;
+        let bytes = bytes.clamp(256 << 10, limit);
+        let generation_bytes = (bytes / GENERATIONS) & !4095;
+        let map = DualMap::new(generation_bytes * GENERATIONS, Some(ARENA_BASE))?;
+        Ok(Arena {
+            map,
+            generation_bytes,
+            current: 0,
+            code_at: 0,
+            stubs_end: generation_bytes,
+        })
+    }
+
+    pub(super) fn space(&self) -> Space {
+        Space {
+            generation: self.current,
+            code_at: self.code_at,
+            stubs_end: self.stubs_end,
+        }
+    }
+
+    /// Whether `bytes` of code and stubs together fit into the current generation.
+    pub(super) fn fits(&self, bytes: usize) -> bool {
+        // One instruction's worth of slack keeps prefetching out of the stubs.
+        self.stubs_end - self.code_at >= bytes + 64
+    }
+
+    /// The most that a fragment may take, code and stubs together.
+    pub(super) fn max_fragment(&self) -> usize {
+        self.generation_bytes / 2
+    }
+
+    /// Moves to the next generation and returns its number: its old contents must be
+    /// unlinked before anything is written.
+    pub(super) fn advance(&mut self) -> usize {
+        self.current = (self.current + 1) % GENERATIONS;
+        self.reset_current();
+        self.current
+    }
+
+    /// Starts over with an empty first generation; all contents must be unlinked.
+    pub(super) fn clear(&mut self) {
+        self.current = 0;
+        self.reset_current();
+    }
+
+    fn reset_current(&mut self) {
+        self.code_at = self.current * self.generation_bytes;
+        self.stubs_end = self.code_at + self.generation_bytes;
+    }
+
+    pub(super) fn install(&mut self, code: &[u8], stubs: &[u8]) {
+        assert!(self.fits(code.len() + stubs.len()));
+        self.map.write_at(self.code_at, code);
+        self.map.write_at(self.stubs_end - stubs.len(), stubs);
+        // Entries are aligned so that hot loops don't start at a line's end.
+        self.code_at = (self.code_at + code.len())
+            .next_multiple_of(16)
+            .min(self.stubs_end);
+        self.stubs_end -= stubs.len();
+    }
+
+    /// Bytes in use in the current generation.
+    pub(super) fn used_in_current(&self) -> usize {
+        let start = self.current * self.generation_bytes;
+        (self.code_at - start) + (start + self.generation_bytes - self.stubs_end)
+    }
+
+    pub(super) fn generation_bytes(&self) -> usize {
+        self.generation_bytes
+    }
+
+    pub(super) fn exec_addr(&self, offset: usize) -> HostAddr {
+        self.map.exec_addr(offset)
+    }
+
+    pub(super) fn offset_of(&self, addr: HostAddr) -> Option<usize> {
+        self.map.offset_of(addr)
+    }
+
+    /// Stores a branch displacement that generated code may be executing right now.
+    pub(super) fn patch_rel32(&mut self, at: usize, value: i32) {
+        self.patch(at, 4, u64::from(value as u32));
+    }
+
+    /// As [`Arena::patch_rel32`], for two bytes of an opcode.
+    pub(super) fn patch_u16(&mut self, at: usize, value: u16) {
+        self.patch(at, 2, u64::from(value));
+    }
+
+    /// The bytes lie within an aligned 8-byte word, so every CPU sees the old or the new
+    /// value, never a mixture (Intel SDM volume 3, section 9.1.1; AMD APM volume 2, 7.3.2).
+    fn patch(&mut self, at: usize, bytes: usize, value: u64) {
+        assert!(at % 8 + bytes <= 8 && at + bytes <= self.map.len());
+        let shift = (at & 7) * 8;
+        // SAFETY: within the mapping, 8-byte aligned; only the cache's owner patches.
+        let word = unsafe { &*self.map.write_ptr(at & !7).cast::<AtomicU64>() };
+        let mask = (u64::MAX >> (64 - bytes * 8)) << shift;
+        let new = (word.load(Ordering::Relaxed) & !mask) | (value << shift);
+        word.store(new, Ordering::Release);
+    }
+}

@@ -1,0 +1,561 @@
+//! Fragments, exits and links as plain records.
+
+use std::io;
+use std::ops::Range;
+
+use hashbrown::HashMap;
+
+use super::arena::{Arena, Space};
+use super::indirect_map::IndirectMap;
+use crate::addr::{GuestAddr, HostAddr, pages};
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct ExitId(u32);
+
+/// Names a live fragment.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FragmentId(u32);
+
+/// Where indirect branches enter a block: code that reloads r11 first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IndirectEntry {
+    /// Offset within the fragment's code.
+    Code(u32),
+    /// Offset within the fragment's stubs.
+    Stub(u32),
+}
+
+/// A patchable jump out of a fragment, as the translator made it.
+#[derive(Clone, Copy, Debug)]
+pub struct NewExit {
+    pub target: GuestAddr,
+    /// Offset of the jump's 32-bit displacement within the fragment's code.
+    pub patch_at: u32,
+    /// Offset of the stub within the fragment's stubs.
+    pub stub_at: u32,
+}
+
+/// Code at a path head that counts down and leaves when its cell gets negative.
+#[derive(Clone, Copy, Debug)]
+pub struct Counter {
+    pub head: GuestAddr,
+    /// Offset of its [`COUNTER_BYTES`] bytes within the fragment's code.
+    pub code_at: u32,
+    /// Offset of its stub within the fragment's stubs.
+    pub stub_at: u32,
+}
+
+/// Bytes of a counter in generated code.
+pub const COUNTER_BYTES: u32 = 14;
+
+/// One guest block in a fragment.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    pub guest: GuestAddr,
+    /// Guest bytes that this block was made from.
+    pub guest_len: u32,
+    /// Offset of the block's code within the fragment's code.
+    pub code_at: u32,
+    /// The entry for indirect branches, where there is one.
+    pub indirect: Option<IndirectEntry>,
+}
+
+/// What the translator hands over.
+#[derive(Debug, Default)]
+pub struct NewFragment {
+    pub code: Vec<u8>,
+    pub stubs: Vec<u8>,
+    pub exits: Vec<NewExit>,
+    pub entries: Vec<Entry>,
+    pub counters: Vec<Counter>,
+    /// The translator's state map, kept with the fragment.
+    pub recovery: Box<[u8]>,
+}
+
+#[derive(Debug)]
+struct Exit {
+    target: GuestAddr,
+    patch_at: usize,
+    stub_at: usize,
+    linked: bool,
+}
+
+#[derive(Debug)]
+struct Fragment {
+    generation: usize,
+    code: Range<usize>,
+    stubs: Range<usize>,
+    entries: Vec<Entry>,
+    exits: Vec<ExitId>,
+    counters: Vec<Counter>,
+    recovery: Box<[u8]>,
+}
+
+/// Where a host address lies in the cache.
+#[derive(Debug)]
+pub enum Location<'a> {
+    /// In a fragment's code: offset from its start, and the translator's state map.
+    Code {
+        start: GuestAddr,
+        offset: usize,
+        recovery: &'a [u8],
+    },
+    /// In the stub of an exit to this guest address: the guest state is exact.
+    ExitStub { target: GuestAddr },
+    /// In the out-of-line entry for indirect branches to this address: r11 is in its slot.
+    IndirectStub { target: GuestAddr },
+}
+
+/// See the module documentation of [`super`].
+#[derive(Debug)]
+pub struct CodeCache {
+    arena: Arena,
+    pub map: IndirectMap,
+    fragments: Vec<Option<Fragment>>,
+    free_fragments: Vec<u32>,
+    exits: Vec<Option<Exit>>,
+    free_exits: Vec<u32>,
+    index: HashMap<GuestAddr, (FragmentId, u32)>,
+    /// All exits to an address, linked or waiting for it.
+    exits_to: HashMap<GuestAddr, Vec<ExitId>>,
+    by_page: HashMap<GuestAddr, Vec<FragmentId>>,
+    /// Fragments of each generation by ascending code offset.
+    by_offset: HashMap<usize, Vec<(usize, FragmentId)>>,
+    /// Indirect entries made after their block, by generation: arena offset, guest address.
+    late_entries: HashMap<usize, Vec<(usize, GuestAddr)>>,
+    pub stats: CacheStats,
+}
+
+/// Bytes of an indirect entry: `mov %gs:slot,%r11` and a near jump.
+pub const LATE_ENTRY_BYTES: usize = 14;
+
+/// Running totals.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct CacheStats {
+    pub fragments: u64,
+    pub blocks: u64,
+    pub code_bytes: u64,
+    pub stub_bytes: u64,
+    pub links: u64,
+    pub generations_retired: u64,
+    pub flushes: u64,
+    pub invalidated: u64,
+}
+
+impl CodeCache {
+    /// A cache of `bytes` (clamped to what the arena allows).
+    ///
+    /// # Errors
+    /// The kernel's, when the arena or the map can't be had.
+    pub fn new(bytes: usize, miss: HostAddr) -> io::Result<CodeCache> {
+        Ok(CodeCache {
+            arena: Arena::new(bytes)?,
+            map: IndirectMap::new(miss)?,
+            fragments: Vec::new(),
+            free_fragments: Vec::new(),
+            exits: Vec::new(),
+            free_exits: Vec::new(),
+            index: HashMap::new(),
+            exits_to: HashMap::new(),
+            by_page: HashMap::new(),
+            by_offset: HashMap::new(),
+            late_entries: HashMap::new(),
+            stats: CacheStats::default(),
+        })
+    }
+
+    /// Where generated code for `addr` starts.
+    pub fn lookup(&self, addr: GuestAddr) -> Option<HostAddr> {
+        let &(id, at) = self.index.get(&addr)?;
+        Some(
+            self.arena
+                .exec_addr(self.fragment(id).code.start + at as usize),
+        )
+    }
+
+    pub fn contains(&self, addr: GuestAddr) -> bool {
+        self.index.contains_key(&addr)
+    }
+
+    fn fragment(&self, id: FragmentId) -> &Fragment {
+        self.fragments[id.0 as usize]
+            .as_ref()
+            .expect("a live fragment")
+    }
+
+    /// Space for a fragment of at most `bytes` (code and stubs), retiring the oldest
+    /// generation when the current one is full. The space stands until the next call.
+    pub fn reserve(&mut self, bytes: usize) -> Space {
+        let bytes = bytes.min(self.arena.max_fragment());
+        if !self.arena.fits(bytes) {
+            let generation = self.arena.advance();
+            self.retire(generation);
+        }
+        self.arena.space()
+    }
+
+    /// The most bytes, code and stubs together, that a fragment may have.
+    pub fn max_fragment(&self) -> usize {
+        self.arena.max_fragment()
+    }
+
+    pub fn exec_addr(&self, offset: usize) -> HostAddr {
+        self.arena.exec_addr(offset)
+    }
+
+    fn new_exit(&mut self, exit: Exit) -> ExitId {
+        match self.free_exits.pop() {
+            Some(id) => {
+                self.exits[id as usize] = Some(exit);
+                ExitId(id)
+            }
+            None => {
+                self.exits.push(Some(exit));
+                ExitId(self.exits.len() as u32 - 1)
+            }
+        }
+    }
+
+    /// Installs a fragment in the space it was generated for. With `link`, direct exits and
+    /// indirect branches from and to it stay in generated code from now on.
+    pub fn install(&mut self, space: Space, new: NewFragment, link: bool) -> FragmentId {
+        let now = self.arena.space();
+        assert!(space.code_at == now.code_at && space.stubs_end == now.stubs_end);
+        let code = now.code_at..now.code_at + new.code.len();
+        let stubs = now.stubs_end - new.stubs.len()..now.stubs_end;
+        self.arena.install(&new.code, &new.stubs);
+        self.stats.fragments += 1;
+        self.stats.blocks += new.entries.len() as u64;
+        self.stats.code_bytes += new.code.len() as u64;
+        self.stats.stub_bytes += new.stubs.len() as u64;
+
+        let id = match self.free_fragments.pop() {
+            Some(id) => FragmentId(id),
+            None => {
+                self.fragments.push(None);
+                FragmentId(self.fragments.len() as u32 - 1)
+            }
+        };
+        let mut exit_ids = Vec::with_capacity(new.exits.len());
+        for exit in &new.exits {
+            let exit_id = self.new_exit(Exit {
+                target: exit.target,
+                patch_at: code.start + exit.patch_at as usize,
+                stub_at: stubs.start + exit.stub_at as usize,
+                linked: false,
+            });
+            exit_ids.push(exit_id);
+            self.exits_to.entry(exit.target).or_default().push(exit_id);
+        }
+        for entry in &new.entries {
+            let old = self.index.insert(entry.guest, (id, entry.code_at));
+            debug_assert!(old.is_none(), "{} is translated twice", entry.guest);
+            let end = entry.guest.offset(i64::from(entry.guest_len.max(1)));
+            for page in pages(entry.guest..end) {
+                let list = self.by_page.entry(page).or_default();
+                if list.last() != Some(&id) {
+                    list.push(id);
+                }
+            }
+            if let Some(indirect) = entry.indirect.filter(|_| link) {
+                let at = match indirect {
+                    IndirectEntry::Code(at) => code.start + at as usize,
+                    IndirectEntry::Stub(at) => stubs.start + at as usize,
+                };
+                self.map.set(entry.guest, self.arena.exec_addr(at));
+            }
+        }
+        self.by_offset
+            .entry(now.generation)
+            .or_default()
+            .push((code.start, id));
+        let targets: Vec<GuestAddr> = if link {
+            let own = new.exits.iter().map(|exit| exit.target);
+            new.entries
+                .iter()
+                .map(|entry| entry.guest)
+                .chain(own)
+                .collect()
+        } else {
+            Vec::new()
+        };
+        self.fragments[id.0 as usize] = Some(Fragment {
+            generation: now.generation,
+            code,
+            stubs,
+            entries: new.entries,
+            exits: exit_ids,
+            counters: new.counters,
+            recovery: new.recovery,
+        });
+        for target in targets {
+            self.link_all_to(target);
+        }
+        id
+    }
+
+    /// Makes the counter at `head` a plain jump over itself, for good.
+    pub fn disable_counter(&mut self, head: GuestAddr) {
+        let Some(&(id, _)) = self.index.get(&head) else {
+            return;
+        };
+        let fragment = self.fragments[id.0 as usize]
+            .as_ref()
+            .expect("a live fragment");
+        if let Some(counter) = fragment
+            .counters
+            .iter()
+            .find(|counter| counter.head == head)
+        {
+            let at = fragment.code.start + counter.code_at as usize;
+            self.arena
+                .patch_u16(at, u16::from_le_bytes([0xeb, COUNTER_BYTES as u8 - 2]));
+        }
+    }
+
+    fn link_all_to(&mut self, target: GuestAddr) {
+        let Some(host) = self.lookup(target) else {
+            return;
+        };
+        let Some(exits) = self.exits_to.get(&target) else {
+            return;
+        };
+        for &id in exits {
+            let exit = self.exits[id.0 as usize].as_mut().expect("a live exit");
+            if !exit.linked {
+                exit.linked = true;
+                self.stats.links += 1;
+                let next = self.arena.exec_addr(exit.patch_at + 4);
+                self.arena.patch_rel32(exit.patch_at, rel32(next, host));
+            }
+        }
+    }
+
+    fn unlink_all_to(&mut self, target: GuestAddr) {
+        let Some(exits) = self.exits_to.get(&target) else {
+            return;
+        };
+        for &id in exits {
+            let exit = self.exits[id.0 as usize].as_mut().expect("a live exit");
+            if exit.linked {
+                exit.linked = false;
+                let next = self.arena.exec_addr(exit.patch_at + 4);
+                let stub = self.arena.exec_addr(exit.stub_at);
+                self.arena.patch_rel32(exit.patch_at, rel32(next, stub));
+            }
+        }
+    }
+
+    /// Makes indirect branches to the translated block at `addr` go to its fragment, where
+    /// the translator made no entry for them. `entry` generates the code that reloads r11
+    /// and jumps on: it gets the host address where it will run and the one to go to.
+    pub fn add_indirect_entry(
+        &mut self,
+        addr: GuestAddr,
+        entry: impl FnOnce(HostAddr, HostAddr) -> Vec<u8>,
+    ) {
+        if self.map.get(addr).is_some() || !self.contains(addr) {
+            return;
+        }
+        let space = self.reserve(LATE_ENTRY_BYTES);
+        // Making room may have retired the block itself.
+        let Some(target) = self.lookup(addr) else {
+            return;
+        };
+        let at = space.stubs_end - LATE_ENTRY_BYTES;
+        let host = self.arena.exec_addr(at);
+        let code = entry(host, target);
+        assert_eq!(code.len(), LATE_ENTRY_BYTES);
+        self.arena.install(&[], &code);
+        self.late_entries
+            .entry(space.generation)
+            .or_default()
+            .push((at, addr));
+        self.map.set(addr, host);
+    }
+
+    /// Drops a fragment: nothing reaches it any more, and it reaches nothing.
+    fn remove(&mut self, id: FragmentId) {
+        let Some(fragment) = self.fragments[id.0 as usize].take() else {
+            return;
+        };
+        for entry in &fragment.entries {
+            self.index.remove(&entry.guest);
+            self.map.clear(entry.guest);
+            self.unlink_all_to(entry.guest);
+            let end = entry.guest.offset(i64::from(entry.guest_len.max(1)));
+            for page in pages(entry.guest..end) {
+                if let Some(list) = self.by_page.get_mut(&page) {
+                    list.retain(|&other| other != id);
+                    if list.is_empty() {
+                        self.by_page.remove(&page);
+                    }
+                }
+            }
+        }
+        for exit_id in fragment.exits {
+            if let Some(exit) = self.exits[exit_id.0 as usize].take() {
+                if let Some(list) = self.exits_to.get_mut(&exit.target) {
+                    list.retain(|&other| other != exit_id);
+                    if list.is_empty() {
+                        self.exits_to.remove(&exit.target);
+                    }
+                }
+                self.free_exits.push(exit_id.0);
+            }
+        }
+        self.free_fragments.push(id.0);
+        self.stats.invalidated += 1;
+    }
+
+    fn retire(&mut self, generation: usize) {
+        for (_, addr) in self.late_entries.remove(&generation).unwrap_or_default() {
+            self.map.clear(addr);
+        }
+        let doomed = self.by_offset.remove(&generation).unwrap_or_default();
+        if doomed.is_empty() {
+            return;
+        }
+        self.stats.generations_retired += 1;
+        for (_, id) in doomed {
+            let live = self.fragments[id.0 as usize].as_ref();
+            if live.is_some_and(|fragment| fragment.generation == generation) {
+                self.remove(id);
+            }
+        }
+    }
+
+    /// Drops every fragment made from code in `range`.
+    pub fn invalidate(&mut self, range: Range<GuestAddr>) -> bool {
+        let mut doomed: Vec<FragmentId> = Vec::new();
+        let span = (range.end.0.saturating_sub(range.start.0)) / crate::addr::PAGE_SIZE;
+        if span > self.by_page.len() as u64 {
+            let first = range.start.page();
+            for (page, ids) in &self.by_page {
+                if *page >= first && *page < range.end {
+                    doomed.extend(ids);
+                }
+            }
+        } else {
+            for page in pages(range) {
+                doomed.extend(self.by_page.get(&page).into_iter().flatten());
+            }
+        }
+        doomed.sort_unstable_by_key(|id| id.0);
+        doomed.dedup();
+        for &id in &doomed {
+            let generation = self.fragment(id).generation;
+            if let Some(list) = self.by_offset.get_mut(&generation) {
+                list.retain(|&(_, other)| other != id);
+            }
+            self.remove(id);
+        }
+        !doomed.is_empty()
+    }
+
+    /// Drops everything.
+    pub fn flush(&mut self) {
+        let all: Vec<usize> = self
+            .by_offset
+            .keys()
+            .chain(self.late_entries.keys())
+            .copied()
+            .collect();
+        for generation in all {
+            self.retire(generation);
+        }
+        self.stats.flushes += 1;
+        self.arena.clear();
+    }
+
+    /// Where in the cache `pc` lies; `None` outside live fragments.
+    pub fn locate(&self, pc: HostAddr) -> Option<Location<'_>> {
+        let offset = self.arena.offset_of(pc)?;
+        let generation = offset / self.arena.generation_bytes();
+        if let Some(late) = self.late_entries.get(&generation) {
+            // Descending offsets; each entry ends where the one before it starts, or earlier.
+            let index = late.partition_point(|&(at, _)| at > offset);
+            if let Some(&(at, target)) = late.get(index)
+                && offset < at + LATE_ENTRY_BYTES
+            {
+                return Some(Location::IndirectStub { target });
+            }
+        }
+        let list = self.by_offset.get(&generation)?;
+        let after = list.partition_point(|&(start, _)| start <= offset);
+        if let Some(&(_, id)) = after.checked_sub(1).and_then(|i| list.get(i)) {
+            let fragment = self.fragment(id);
+            if fragment.code.contains(&offset) {
+                return Some(Location::Code {
+                    start: fragment.entries[0].guest,
+                    offset: offset - fragment.code.start,
+                    recovery: &fragment.recovery,
+                });
+            }
+        }
+        // Stubs descend as code ascends, so the order of fragments is reversed.
+        let index = list.partition_point(|&(_, id)| self.fragment(id).stubs.start > offset);
+        let &(_, id) = list.get(index)?;
+        let fragment = self.fragment(id);
+        if !fragment.stubs.contains(&offset) {
+            return None;
+        }
+        let exits = fragment
+            .exits
+            .iter()
+            .filter_map(|id| self.exits[id.0 as usize].as_ref());
+        let exits = exits.map(|e| (e.stub_at, Location::ExitStub { target: e.target }));
+        let indirect = fragment
+            .entries
+            .iter()
+            .filter_map(|entry| match entry.indirect {
+                Some(IndirectEntry::Stub(at)) => Some((
+                    fragment.stubs.start + at as usize,
+                    Location::IndirectStub {
+                        target: entry.guest,
+                    },
+                )),
+                Some(IndirectEntry::Code(_)) | None => None,
+            });
+        let counters = fragment.counters.iter().map(|counter| {
+            let at = fragment.stubs.start + counter.stub_at as usize;
+            (
+                at,
+                Location::ExitStub {
+                    target: counter.head,
+                },
+            )
+        });
+        let candidates = exits
+            .chain(indirect)
+            .chain(counters)
+            .filter(|(at, _)| *at <= offset);
+        candidates
+            .max_by_key(|(at, _)| *at)
+            .map(|(_, location)| location)
+    }
+
+    /// Whether `pc` lies in the arena, live or not.
+    pub fn owns(&self, pc: HostAddr) -> bool {
+        self.arena.offset_of(pc).is_some()
+    }
+
+    /// Live code and stub bytes in the current generation.
+    pub fn used_in_current_generation(&self) -> usize {
+        self.arena.used_in_current()
+    }
+
+    /// The generated code of the fragment that starts at `addr`, for people to read.
+    pub fn code_of(&self, addr: GuestAddr) -> Option<(HostAddr, Vec<u8>)> {
+        let &(id, _) = self.index.get(&addr)?;
+        let code = self.fragment(id).code.clone();
+        let start = self.arena.exec_addr(code.start);
+        // SAFETY: a live fragment's bytes in our own executable view, readable.
+        let bytes = unsafe { std::slice::from_raw_parts(start.0 as *const u8, code.len()) };
+        Some((start, bytes.to_vec()))
+    }
+}
+
+fn rel32(next: HostAddr, target: HostAddr) -> i32 {
+    i32::try_from(target.0 as i64 - next.0 as i64).expect("within the arena")
+}

@@ -1,0 +1,99 @@
+//! Everything made from guest code: the interpreter's blocks, the code cache, and which
+//! addresses indirect branches reach. Forgets it all when the guest's code changes.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+
+use hashbrown::HashSet;
+
+use super::Settings;
+use super::blocks::Blocks;
+use super::counters::Counters;
+use super::entry;
+use crate::addr::GuestAddr;
+use crate::codecache::{CodeCache, MAP_REACH};
+use crate::decode::Decoder;
+use crate::guest::{CodeControl, CpuMode, GuestMemory};
+use crate::profile::{Identities, Profile};
+
+/// See the module documentation.
+pub struct Code<M: GuestMemory> {
+    pub(super) blocks: Blocks<M>,
+    pub(super) cache: CodeCache,
+    pub(super) decoder: Decoder,
+    /// Addresses that indirect branches (returns among them) were seen or are expected to
+    /// reach: their fragments get an entry for them.
+    pub(super) indirect_targets: HashSet<GuestAddr>,
+    pub(super) exact_indirect: bool,
+    pub profile: Profile,
+    identities: Identities,
+    /// Counters in generated code; `None` without profiling.
+    pub(super) counters: Option<Counters>,
+    /// Fragments made so far.
+    pub(super) fragments: u64,
+}
+
+impl<M: GuestMemory> Code<M> {
+    pub(super) fn new(
+        settings: &Settings,
+        decoder: Decoder,
+        profile: Profile,
+    ) -> io::Result<Code<M>> {
+        Ok(Code {
+            blocks: Blocks::new(),
+            cache: CodeCache::new(settings.cache_bytes, entry::indirect_miss())?,
+            decoder,
+            indirect_targets: HashSet::new(),
+            exact_indirect: false,
+            profile,
+            identities: Identities::new(),
+            counters: if settings.profile {
+                Some(Counters::new()?)
+            } else {
+                None
+            },
+            fragments: 0,
+        })
+    }
+
+    /// A decoder in 64-bit mode without aliases, for surroundings that have none.
+    pub fn plain_decoder() -> Decoder {
+        Decoder::new(CpuMode::Bits64)
+    }
+}
+
+impl<M: GuestMemory> CodeControl for Code<M> {
+    fn invalidate(&mut self, range: Range<GuestAddr>) {
+        self.cache.invalidate(range.clone());
+        self.blocks.invalidate(range.clone());
+        self.profile.invalidate(range);
+    }
+
+    fn require_exact_indirect(&mut self) {
+        if !self.exact_indirect {
+            self.exact_indirect = true;
+            self.cache.flush();
+        }
+    }
+
+    fn executable_mapped(&mut self, range: Range<GuestAddr>) {
+        if range.end > MAP_REACH {
+            self.require_exact_indirect();
+        }
+    }
+
+    fn module_mapped(&mut self, range: Range<GuestAddr>, path: &Path, file_offset: u64) {
+        // A file that can't be read any more is profiled in memory only.
+        let identity = File::open(path).and_then(|file| self.identities.identify(&file));
+        match identity {
+            Ok(identity) => {
+                self.profile.map_module(range, path, file_offset, identity);
+            }
+            Err(error) => {
+                tracing::debug!(target: "temper::profile", ?path, %error, "not identified");
+            }
+        }
+    }
+}

@@ -1,0 +1,481 @@
+//! The dispatcher: looks at where the guest is and decides what runs it next.
+
+use std::io;
+use std::time::Instant;
+
+use super::blocks::{KnownBlock, Slot};
+use super::code::Code;
+use super::counters::Counters;
+use super::promote::{describe, promote};
+use super::stats::Stats;
+use super::{Settings, Tier, entry, host_signals, lockstep};
+use crate::addr::{GuestAddr, HostAddr};
+use crate::codecache::{Location, MAP_REACH};
+use crate::decode::{BlockEnd, Decoder};
+use crate::guest::{
+    EnvAction, ExitKind, FarTarget, Gpr, GuestEnv, GuestTrap, ThreadContext, far_index, flags,
+};
+use crate::interp::{Machine, PredecodedBlock, step_one};
+use crate::native::{StubCache, trap_from_signal};
+use crate::profile::{Outcome as Way, Profile};
+use crate::translate::{late_indirect_entry, recovery};
+
+/// How a run ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    Exit(i32),
+    Killed(i32),
+    /// Temper could not go on; the reason is on standard error already.
+    Aborted,
+}
+
+/// Runs one guest thread.
+pub struct Engine<E: GuestEnv> {
+    pub code: Code<E::Memory>,
+    pub stats: Stats,
+    settings: Settings,
+    stubs: StubCache,
+    entries: u64,
+    /// Blocks that are still to be interpreted to refresh the profile, translated or not.
+    burst: u32,
+    /// The state of the map's far entries that the context's copies are from.
+    far_epoch: u64,
+}
+
+impl<E: GuestEnv> Engine<E> {
+    /// Sets up the cache, the stubs and the host's signal handlers.
+    ///
+    /// # Errors
+    /// The kernel's: executable memory or the fixed address ranges can't be had.
+    pub fn new(settings: Settings, decoder: Decoder, profile: Profile) -> io::Result<Engine<E>> {
+        host_signals::install_synchronous()?;
+        Ok(Engine {
+            code: Code::new(&settings, decoder, profile)?,
+            stats: Stats::default(),
+            settings,
+            stubs: StubCache::new()?,
+            entries: 0,
+            burst: 0,
+            far_epoch: 0,
+        })
+    }
+
+    /// Runs the guest from `ctx.cpu` to its end. The calling thread becomes the guest
+    /// thread: its gs base belongs to `ctx` from now on.
+    pub fn run(&mut self, ctx: &mut ThreadContext, env: &mut E) -> Outcome {
+        entry::prepare(ctx);
+        loop {
+            let action = self.step(ctx, env);
+            match action {
+                EnvAction::Continue => {}
+                EnvAction::Exit(status) => return self.end(ctx, Outcome::Exit(status)),
+                EnvAction::Kill(signo) => return self.end(ctx, Outcome::Killed(signo)),
+                EnvAction::Abort => return self.end(ctx, Outcome::Aborted),
+            }
+        }
+    }
+
+    fn end(&mut self, ctx: &ThreadContext, outcome: Outcome) -> Outcome {
+        self.stats.syscalls.passed = ctx.syscalls_passed;
+        let cache = self.code.cache.stats;
+        self.stats.blocks.links = cache.links;
+        self.stats.cache.capacity_bytes = self.settings.cache_bytes as u64;
+        self.stats.cache.evictions = cache.generations_retired + cache.flushes;
+        self.stats.cache.invalidated = cache.invalidated;
+        self.stats.cache.used_bytes = self.code.cache.used_in_current_generation() as u64;
+        outcome
+    }
+
+    fn step(&mut self, ctx: &mut ThreadContext, env: &mut E) -> EnvAction {
+        if ctx.pending != 0 {
+            self.stats.signals.delivered += 1;
+            return env.deliver_pending(ctx, &mut self.code);
+        }
+        let pc = ctx.cpu.pc();
+        // A single-stepping guest stays in the interpreter, which traps after each instruction.
+        let tier1 = self.settings.max_tier >= Tier::Block && ctx.cpu.rflags & flags::TF == 0;
+        if tier1 && self.settings.verify {
+            return self.verify(ctx, env, pc);
+        }
+        if self.burst > 0 {
+            self.burst -= 1;
+        } else if tier1 && let Some(host) = self.code.cache.lookup(pc) {
+            return self.enter(ctx, env, host);
+        }
+        self.interpret(ctx, env, pc, tier1)
+    }
+
+    fn enter(&mut self, ctx: &mut ThreadContext, env: &mut E, host: HostAddr) -> EnvAction {
+        self.entries += 1;
+        if self.settings.flush_every != 0 && self.entries.is_multiple_of(self.settings.flush_every)
+        {
+            self.code.cache.flush();
+            return EnvAction::Continue;
+        }
+        self.stats.blocks.entries += 1;
+        self.forget_stale_far_targets(ctx);
+        ctx.syscall_budget = SYSCALL_BUDGET;
+        self.code.profile.interrupt_path();
+        let started = self.settings.timing.then(Instant::now);
+        // SAFETY: `run` prepared the context, which it borrows; `host` was just looked up
+        // for the guest's pc.
+        let exit = unsafe { entry::enter(ctx, host) };
+        if let Some(started) = started {
+            self.stats.blocks.seconds += started.elapsed().as_secs_f64();
+        }
+        self.left(ctx, env, exit)
+    }
+
+    /// Generated code was left.
+    fn left(&mut self, ctx: &mut ThreadContext, env: &mut E, exit: ExitKind) -> EnvAction {
+        match exit {
+            ExitKind::Untranslated => {
+                self.stats.exits.direct += 1;
+                EnvAction::Continue
+            }
+            ExitKind::Indirect => {
+                self.stats.exits.indirect += 1;
+                self.indirect_target(ctx);
+                EnvAction::Continue
+            }
+            ExitKind::Syscall => {
+                if ctx.pending != 0 {
+                    // The signal comes first; the call runs after its handler, as when it
+                    // is restarted.
+                    ctx.cpu.rip -= 2;
+                    return EnvAction::Continue;
+                }
+                self.stats.exits.syscall += 1;
+                if let Some(burst) = self.code.counters.as_mut().and_then(Counters::burst_due) {
+                    self.burst = burst;
+                }
+                self.stats.syscalls.handled += 1;
+                env.syscall(ctx, &mut self.code)
+            }
+            ExitKind::Fault => {
+                self.stats.exits.fault += 1;
+                self.fault(ctx, env)
+            }
+            ExitKind::Interrupted => {
+                self.stats.exits.interrupted += 1;
+                if self.recover(ctx).is_none() {
+                    return lost(ctx);
+                }
+                EnvAction::Continue
+            }
+            ExitKind::NotEntered => EnvAction::Continue,
+            ExitKind::Counter => {
+                self.stats.exits.counter += 1;
+                let head = ctx.cpu.pc();
+                if let Some(counters) = &mut self.code.counters {
+                    let decision = counters.ran_out(head);
+                    self.burst = decision.burst;
+                    if decision.disable {
+                        self.code.cache.disable_counter(head);
+                    }
+                }
+                EnvAction::Continue
+            }
+        }
+    }
+
+    /// One block in lockstep.
+    fn verify(&mut self, ctx: &mut ThreadContext, env: &mut E, pc: GuestAddr) -> EnvAction {
+        let block = match self.code.decoder.block(env.memory(), pc) {
+            Ok(block) => block,
+            Err(trap) => return env.trap(ctx, trap, &mut self.code),
+        };
+        if !lockstep::comparable(&block) {
+            return self.interpret(ctx, env, pc, false);
+        }
+        if !self.code.cache.contains(pc) {
+            if promote(&mut self.code, env, &self.settings, pc).is_err() {
+                return self.interpret(ctx, env, pc, false);
+            }
+        }
+        let Some(mut expected) = lockstep::expect(ctx, &mut self.stubs, &block) else {
+            return self.interpret(ctx, env, pc, false);
+        };
+        let Some(host) = self.code.cache.lookup(pc) else {
+            return EnvAction::Continue;
+        };
+        self.stats.blocks.entries += 1;
+        ctx.syscall_budget = 0;
+        // SAFETY: as in `enter`.
+        let exit = unsafe { entry::enter(ctx, host) };
+        match exit {
+            ExitKind::Untranslated | ExitKind::Indirect | ExitKind::Syscall => {
+                if let Err(difference) = lockstep::compare(ctx, &mut expected) {
+                    eprintln!("temper: --verify: generated code differs in {difference}");
+                    return EnvAction::Abort;
+                }
+                self.stats.blocks.verified += 1;
+            }
+            ExitKind::Fault | ExitKind::Interrupted | ExitKind::NotEntered | ExitKind::Counter => {}
+        }
+        self.left(ctx, env, exit)
+    }
+
+    /// Lets the next indirect branch to where the guest is now stay in generated code.
+    fn indirect_target(&mut self, ctx: &mut ThreadContext) {
+        let target = ctx.cpu.pc();
+        if self.settings.verify {
+            return;
+        }
+        if self.code.cache.contains(target) {
+            self.code
+                .cache
+                .add_indirect_entry(target, late_indirect_entry);
+            if target >= MAP_REACH
+                && let Some(host) = self.code.cache.map.get(target)
+            {
+                self.forget_stale_far_targets(ctx);
+                ctx.far_targets[far_index(target.0)] = FarTarget {
+                    guest: target.0,
+                    host: host.0,
+                };
+            }
+        } else {
+            self.code.cache.map.prepare(target);
+        }
+        self.code.indirect_targets.insert(target);
+    }
+
+    fn forget_stale_far_targets(&mut self, ctx: &mut ThreadContext) {
+        let epoch = self.code.cache.map.far_epoch;
+        if self.far_epoch != epoch {
+            self.far_epoch = epoch;
+            ctx.far_targets.fill(FarTarget::default());
+        }
+    }
+
+    /// Turns the registers that generated code was interrupted with into the guest's. `Some(true)`: the
+    /// guest was between instructions, on its way to `cpu.rip`.
+    fn recover(&mut self, ctx: &mut ThreadContext) -> Option<bool> {
+        match self.code.cache.locate(HostAddr(ctx.fault.host_pc))? {
+            Location::Code {
+                offset,
+                recovery: map,
+                ..
+            } => {
+                let (guest, fix) = recovery::point_at(map, offset as u32)?;
+                recovery::apply(ctx, guest, fix);
+                Some(matches!(fix, recovery::Fix::Jumping { .. }))
+            }
+            Location::ExitStub { target } => {
+                ctx.cpu.rip = target.0;
+                Some(true)
+            }
+            Location::IndirectStub { target } => {
+                ctx.cpu.rip = target.0;
+                ctx.cpu.set(Gpr::R11, ctx.r11_slot);
+                Some(true)
+            }
+        }
+    }
+
+    fn fault(&mut self, ctx: &mut ThreadContext, env: &mut E) -> EnvAction {
+        match self.recover(ctx) {
+            None => lost(ctx),
+            // The jump through the map itself faulted: its target is beyond the map.
+            Some(true) => {
+                self.indirect_target(ctx);
+                EnvAction::Continue
+            }
+            Some(false) => {
+                let fault = ctx.fault;
+                let trap = trap_from_signal(
+                    fault.signal as i32,
+                    fault.si_code as i32,
+                    fault.trap_number,
+                    fault.error_code,
+                    fault.addr,
+                );
+                env.trap(ctx, trap, &mut self.code)
+            }
+        }
+    }
+
+    fn interpret(
+        &mut self,
+        ctx: &mut ThreadContext,
+        env: &mut E,
+        pc: GuestAddr,
+        tier1: bool,
+    ) -> EnvAction {
+        let started = self.settings.timing.then(Instant::now);
+        let slot = match self.known_block(env, pc, tier1) {
+            Ok(Some(slot)) => slot,
+            Ok(None) => return self.single(ctx, env),
+            Err(trap) => return env.trap(ctx, trap, &mut self.code),
+        };
+        let block = self.code.blocks.at(slot);
+        if tier1
+            && self.burst == 0
+            && block.executions >= self.settings.promote_after
+            && !block.untranslatable
+            && self.code.fragments < self.settings.stop_after
+        {
+            return self.promote(env, pc, slot);
+        }
+        if ctx.cpu.rflags & flags::TF != 0 {
+            return self.single(ctx, env);
+        }
+        block.executions = block.executions.saturating_add(1);
+        let id = block.id;
+        self.code.profile.enter(id);
+        let predecoded = match &block.predecoded {
+            Some(predecoded) => predecoded,
+            None => match self.code.decoder.block(env.memory(), pc) {
+                Ok(fresh) => block
+                    .predecoded
+                    .insert(PredecodedBlock::new(&fresh, &mut self.stubs)),
+                Err(trap) => return env.trap(ctx, trap, &mut self.code),
+            },
+        };
+        self.stats.interpreter.entries += 1;
+        self.stats.interpreter.instructions += u64::from(block.instructions);
+        let mut machine =
+            Machine::new(&mut ctx.cpu, &mut ctx.vector, env.memory(), &mut self.stubs);
+        let result = predecoded.run(&mut machine);
+        if let Some(started) = started {
+            self.stats.interpreter.seconds += started.elapsed().as_secs_f64();
+        }
+        if let Err(trap) = result {
+            return env.trap(ctx, trap, &mut self.code);
+        }
+        match block.end {
+            BlockEnd::Branch { taken, .. } => {
+                let outcome = if ctx.cpu.rip == taken.0 {
+                    Way::Taken
+                } else {
+                    Way::Next
+                };
+                self.code.profile.edge(id, outcome);
+                EnvAction::Continue
+            }
+            BlockEnd::Jump { .. } | BlockEnd::Next { .. } | BlockEnd::Call { .. } => {
+                EnvAction::Continue
+            }
+            BlockEnd::IndirectJump | BlockEnd::IndirectCall { .. } | BlockEnd::Return { .. } => {
+                self.code.profile.indirect(id, ctx.cpu.pc());
+                if tier1 {
+                    self.code.indirect_targets.insert(ctx.cpu.pc());
+                }
+                EnvAction::Continue
+            }
+            // The block may have stopped before its end.
+            BlockEnd::Syscall { at, .. } if ctx.cpu.rip != at.0 => EnvAction::Continue,
+            BlockEnd::Syscall { next, .. } => {
+                ctx.cpu.rip = next.0;
+                self.stats.syscalls.handled += 1;
+                env.syscall(ctx, &mut self.code)
+            }
+            BlockEnd::InterpretOne { .. } => self.single(ctx, env),
+        }
+    }
+
+    /// Executes one instruction, whatever it is.
+    fn single(&mut self, ctx: &mut ThreadContext, env: &mut E) -> EnvAction {
+        self.stats.exits.interpret += 1;
+        let pc = ctx.cpu.pc();
+        let decoder = self.code.decoder;
+        let instruction = match decoder.instruction(env.memory(), pc) {
+            Ok(instruction) => instruction,
+            Err(trap) => return env.trap(ctx, trap, &mut self.code),
+        };
+        if instruction.mnemonic() == iced_x86::Mnemonic::Syscall {
+            ctx.cpu.rip = instruction.next_ip();
+            self.stats.syscalls.handled += 1;
+            return env.syscall(ctx, &mut self.code);
+        }
+        self.stats.interpreter.instructions += 1;
+        let mut machine =
+            Machine::new(&mut ctx.cpu, &mut ctx.vector, env.memory(), &mut self.stubs);
+        match step_one(&mut machine, &decoder, pc) {
+            Ok(()) => EnvAction::Continue,
+            Err(GuestTrap::Unsupported) => {
+                eprintln!("temper: the instruction `{instruction}` at {pc} is not supported");
+                EnvAction::Abort
+            }
+            Err(trap) => env.trap(ctx, trap, &mut self.code),
+        }
+    }
+
+    /// The known block at `pc`, decoded now if need be. `None`: its code changes too often
+    /// to be kept.
+    fn known_block(
+        &mut self,
+        env: &mut E,
+        pc: GuestAddr,
+        tier1: bool,
+    ) -> Result<Option<Slot>, GuestTrap> {
+        if let Some(slot) = self.code.blocks.find(pc) {
+            return Ok(Some(slot));
+        }
+        let block = self.code.decoder.block(env.memory(), pc)?;
+        if !env.watch_code(block.range()) {
+            return Ok(None);
+        }
+        if self.settings.dump.blocks {
+            eprintln!("{}", describe(&block));
+        }
+        self.stats.interpreter.blocks += 1;
+        let known_hot = tier1
+            && self.code.profile.may_be_known(pc)
+            && self.code.profile.known_hot(pc, &block.bytes).is_some();
+        let starts_untranslatable =
+            block.instructions.is_empty() && matches!(block.end, BlockEnd::InterpretOne { .. });
+        let known = KnownBlock {
+            start: pc,
+            len: block.len,
+            end: block.end,
+            instructions: block.instructions.len() as u32,
+            predecoded: (!known_hot).then(|| PredecodedBlock::new(&block, &mut self.stubs)),
+            id: self.code.profile.block_id(&block),
+            // What earlier runs had translated needn't be interpreted first.
+            executions: if known_hot {
+                self.settings.promote_after
+            } else {
+                0
+            },
+            untranslatable: starts_untranslatable,
+        };
+        Ok(Some(self.code.blocks.insert(known)))
+    }
+
+    fn promote(&mut self, env: &mut E, pc: GuestAddr, slot: Slot) -> EnvAction {
+        let started = self.settings.timing.then(Instant::now);
+        match promote(&mut self.code, env, &self.settings, pc) {
+            Ok(made) => {
+                let stats = &mut self.stats.blocks;
+                stats.translated += made.blocks;
+                stats.translated_from_profile += made.from_profile;
+                stats.guest_instructions += made.instructions;
+                stats.guest_bytes += made.guest_bytes;
+                stats.code_bytes += made.code_bytes;
+            }
+            // The tier below goes on.
+            Err(error) => {
+                tracing::debug!(target: "temper::translate", pc = pc.0, ?error, "not translated");
+                self.code.blocks.at(slot).untranslatable = true;
+            }
+        }
+        if let Some(started) = started {
+            self.stats.blocks.translation_seconds += started.elapsed().as_secs_f64();
+        }
+        EnvAction::Continue
+    }
+}
+
+/// Pass-through system calls between two visits to the dispatcher.
+const SYSCALL_BUDGET: u64 = 1 << 16;
+
+fn lost(ctx: &ThreadContext) -> EnvAction {
+    eprintln!(
+        "temper: internal error: no guest state for host address {:#x}; \
+         --max-tier interpreter avoids it",
+        ctx.fault.host_pc
+    );
+    EnvAction::Abort
+}

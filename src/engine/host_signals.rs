@@ -1,0 +1,282 @@
+//! The host's signal handlers. All of the process's handlers are Temper's; what the guest
+//! asked for is kept and delivered by the guest's surroundings.
+//!
+//! The handler may run with the guest's fs base: it must not touch thread-locals, allocate
+//! or lock. It decides by the interrupted RIP alone: in the code cache the guest was
+//! running, so generated code is left with the guest's registers intact; in the accessor or
+//! a stub a fix-up resumes; in one of the entry routines' windows the routine is redirected;
+//! anywhere else an asynchronous signal is only recorded.
+//!
+//! After an asynchronous signal all others stay blocked until the surroundings have
+//! delivered it (they set the mask then), so one record a thread is enough.
+
+use std::io;
+
+use super::entry;
+use crate::addr::HostAddr;
+use crate::codecache::{ARENA_BASE, ARENA_LIMIT};
+use crate::guest::{ExitKind, FaultRecord, ThreadContext, offsets};
+use crate::native;
+
+/// Signals that the CPU raises; they are never blocked in the host.
+pub const SYNCHRONOUS: [i32; 5] = [
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGILL,
+    libc::SIGTRAP,
+];
+
+/// Installs the handlers of the synchronous signals and the thread's alternate stack.
+///
+/// # Errors
+/// The kernel's.
+pub fn install_synchronous() -> io::Result<()> {
+    install_alternate_stack()?;
+    for signo in SYNCHRONOUS {
+        install(signo, 0)?;
+    }
+    Ok(())
+}
+
+/// Installs Temper's handler for `signo`. `flags` are the guest's SA_RESTART, SA_NOCLDSTOP
+/// and SA_NOCLDWAIT, which the kernel must know.
+///
+/// # Errors
+/// The kernel's.
+pub fn install(signo: i32, flags: i32) -> io::Result<()> {
+    const MIRRORED: i32 = libc::SA_RESTART | libc::SA_NOCLDSTOP | libc::SA_NOCLDWAIT;
+    // SAFETY: an all-zero sigaction is a valid value to fill in.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = on_signal as *const () as usize;
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | (flags & MIRRORED);
+    action.sa_mask = all_but_synchronous();
+    // SAFETY: a valid action; the handler keeps to what this module's documentation says.
+    if unsafe { libc::sigaction(signo, &action, std::ptr::null_mut()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Sets the host's disposition of `signo` to SIG_DFL or SIG_IGN.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_plain(signo: i32, handler: libc::sighandler_t, flags: i32) -> io::Result<()> {
+    // SAFETY: as in `install`.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler;
+    action.sa_flags = flags & (libc::SA_NOCLDSTOP | libc::SA_NOCLDWAIT);
+    // SAFETY: as in `install`.
+    if unsafe { libc::sigaction(signo, &action, std::ptr::null_mut()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn all_but_synchronous() -> libc::sigset_t {
+    // SAFETY: sigset_t is plain data; sigfillset initializes it.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut set);
+        for signo in SYNCHRONOUS {
+            libc::sigdelset(&mut set, signo);
+        }
+        set
+    }
+}
+
+fn install_alternate_stack() -> io::Result<()> {
+    // SAFETY: getauxval has no preconditions.
+    let minimum = unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) } as usize;
+    let size = (minimum.max(4096) + (64 << 10)).next_multiple_of(4096);
+    // SAFETY: a fresh anonymous mapping that stays for the thread's life.
+    let stack = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            size,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if stack == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let alternate = libc::stack_t {
+        ss_sp: stack,
+        ss_flags: 0,
+        ss_size: size,
+    };
+    // SAFETY: `alternate` describes the mapping above.
+    if unsafe { libc::sigaltstack(&alternate, std::ptr::null_mut()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn in_arena(pc: u64) -> bool {
+    (ARENA_BASE.0..ARENA_LIMIT.0).contains(&pc)
+}
+
+fn between(pc: u64, start: HostAddr, end: HostAddr) -> bool {
+    (start.0..end.0).contains(&pc)
+}
+
+unsafe extern "C" fn on_signal(
+    signo: libc::c_int,
+    info: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
+) {
+    // SAFETY: the kernel passes a valid ucontext and siginfo, ours for the handler's time.
+    let (context, info) = unsafe { (&mut *context.cast::<libc::ucontext_t>(), &*info) };
+    let pc = context.uc_mcontext.gregs[libc::REG_RIP as usize] as u64;
+    let from_cpu = SYNCHRONOUS.contains(&signo) && info.si_code > 0;
+    if from_cpu {
+        // SAFETY: the kernel's own arguments.
+        if unsafe { native::resume_at_fix_up(signo, info, context) } {
+            return;
+        }
+        let registers = &mut context.uc_mcontext.gregs;
+        let trap_number = registers[libc::REG_TRAPNO as usize] as u64;
+        let error_code = registers[libc::REG_ERR as usize] as u64;
+        // SAFETY: si_addr is valid for these signals.
+        let addr = unsafe { info.si_addr() } as u64;
+        if pc == 0 {
+            // An indirect branch through a page of the map that was never filled.
+            registers[libc::REG_RIP as usize] = entry::indirect_miss().0 as i64;
+            return;
+        }
+        if in_arena(pc) {
+            // SAFETY: generated code runs only on threads with a context.
+            let ctx = unsafe { &mut *this_context() };
+            ctx.fault = FaultRecord {
+                host_pc: pc,
+                addr,
+                signal: signo as u64,
+                si_code: i64::from(info.si_code) as u64,
+                trap_number,
+                error_code,
+            };
+            ctx.exit_kind = ExitKind::Fault as u64;
+            registers[libc::REG_RIP as usize] = entry::leave().0 as i64;
+            // A single-step trap must not follow into Rust.
+            registers[libc::REG_EFL as usize] &= !0x100;
+            return;
+        }
+        crash(signo, pc, addr);
+        return;
+    }
+
+    // SAFETY: Temper's threads other than guest threads block every signal.
+    let ctx = unsafe { &mut *this_context() };
+    // SAFETY: siginfo_t is 128 bytes of plain data.
+    unsafe {
+        std::ptr::copy_nonoverlapping(
+            std::ptr::from_ref(info).cast::<u64>(),
+            ctx.signal_info.as_mut_ptr(),
+            ctx.signal_info.len(),
+        );
+    }
+    ctx.pending = 1;
+    // SAFETY: the kernel's sigset is 8 bytes, and uc_sigmask holds at least that.
+    unsafe {
+        let all = all_but_synchronous();
+        std::ptr::copy_nonoverlapping(
+            std::ptr::from_ref(&all).cast::<u8>(),
+            std::ptr::from_mut(&mut context.uc_sigmask).cast::<u8>(),
+            8,
+        );
+    }
+    let rip = &mut context.uc_mcontext.gregs[libc::REG_RIP as usize];
+    if in_arena(pc) {
+        ctx.fault.host_pc = pc;
+        ctx.exit_kind = ExitKind::Interrupted as u64;
+        *rip = entry::leave().0 as i64;
+    } else if pc == 0 {
+        *rip = entry::indirect_miss().0 as i64;
+    } else if between(pc, entry::enter_window(), entry::enter_end()) {
+        ctx.entry = entry::not_entered().0;
+    } else if between(pc, entry::exact_commit(), entry::exact_end()) {
+        *rip = entry::exact_miss().0 as i64;
+    } else if between(pc, entry::syscall_commit(), entry::syscall_done()) {
+        *rip = entry::syscall_leave().0 as i64;
+    } else if between(pc, entry::syscall_done(), entry::syscall_end()) {
+        *rip = entry::syscall_done().0 as i64;
+    }
+}
+
+fn this_context() -> *mut ThreadContext {
+    let ctx: *mut ThreadContext;
+    // SAFETY: guest threads keep their context's address in the gs base; only a load.
+    unsafe {
+        std::arch::asm!(
+            "mov {}, gs:[{}]",
+            out(reg) ctx,
+            const offsets::SELF_PTR,
+            options(nostack, readonly, preserves_flags)
+        );
+    }
+    ctx
+}
+
+/// A fault in Temper itself: says so and lets the default action follow.
+fn crash(signo: i32, pc: u64, addr: u64) {
+    let mut line = Line::default();
+    line.text("temper: internal error: signal ");
+    line.number(signo as u64, 10);
+    line.text(" at host address 0x");
+    line.number(pc, 16);
+    line.text(", data address 0x");
+    line.number(addr, 16);
+    line.text("; --max-tier interpreter may avoid it\n");
+    // SAFETY: async-signal-safe calls; the default action ends the process when the
+    // faulting instruction runs again.
+    unsafe {
+        libc::write(2, line.bytes.as_ptr().cast(), line.len);
+        libc::signal(signo, libc::SIG_DFL);
+    }
+}
+
+/// A line of text without allocation.
+struct Line {
+    bytes: [u8; 256],
+    len: usize,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Line {
+            bytes: [0; 256],
+            len: 0,
+        }
+    }
+}
+
+impl Line {
+    fn text(&mut self, text: &str) {
+        for &byte in text.as_bytes() {
+            if self.len < self.bytes.len() {
+                self.bytes[self.len] = byte;
+                self.len += 1;
+            }
+        }
+    }
+
+    fn number(&mut self, mut value: u64, radix: u64) {
+        let mut digits = [0u8; 20];
+        let mut at = digits.len();
+        loop {
+            at -= 1;
+            digits[at] = b"0123456789abcdef"[(value % radix) as usize];
+            value /= radix;
+            if value == 0 || at == 0 {
+                break;
+            }
+        }
+        if let Ok(text) = std::str::from_utf8(&digits[at..]) {
+            self.text(text);
+        }
+    }
+}

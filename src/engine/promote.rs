@@ -1,0 +1,191 @@
+//! Promotion to translation blocks: which blocks a fragment takes in. A fragment follows
+//! control flow through blocks that were seen to run and are not translated yet, along the
+//! more frequent side of each branch.
+
+use std::fmt::Write as _;
+
+use super::Settings;
+use super::code::Code;
+use crate::addr::GuestAddr;
+use crate::decode::Block;
+use crate::guest::GuestEnv;
+use crate::profile::Tier;
+use crate::translate::{self, Plan, TranslateError};
+
+/// Bytes of code and stubs that one fragment may take.
+const MAX_FRAGMENT: usize = 16 << 10;
+const MAX_BLOCKS: usize = 96;
+
+/// What a promotion made.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Promoted {
+    pub blocks: u64,
+    /// Of those, blocks that weren't interpreted before.
+    pub from_profile: u64,
+    pub instructions: u64,
+    pub guest_bytes: u64,
+    pub code_bytes: u64,
+}
+
+struct Follow<'a, E: GuestEnv> {
+    code: &'a mut Code<E::Memory>,
+    env: &'a mut E,
+    single: bool,
+    dump: bool,
+    /// A block that was decoded to see whether earlier runs knew it.
+    looked_at: Option<Block>,
+    from_profile: u64,
+}
+
+impl<E: GuestEnv> Follow<'_, E> {
+    fn decode(&mut self, addr: GuestAddr) -> Option<Block> {
+        self.code.decoder.block(self.env.memory(), addr).ok()
+    }
+
+    /// Earlier runs had this block translated.
+    fn known(&mut self, addr: GuestAddr) -> bool {
+        if !self.code.profile.may_be_known(addr) {
+            return false;
+        }
+        let Some(block) = self.decode(addr) else {
+            return false;
+        };
+        let known = self.code.profile.known_hot(addr, &block.bytes).is_some();
+        self.looked_at = Some(block);
+        known
+    }
+}
+
+impl<E: GuestEnv> Plan for Follow<'_, E> {
+    fn block(&mut self, addr: GuestAddr) -> Option<Block> {
+        let block = match self.looked_at.take() {
+            Some(block) if block.start == addr => block,
+            Some(_) | None => self.decode(addr)?,
+        };
+        if !self.env.watch_code(block.range()) {
+            return None;
+        }
+        if self.dump {
+            eprintln!("{}", describe(&block));
+        }
+        if self.code.blocks.get(addr).is_none() {
+            self.from_profile += 1;
+        }
+        let id = self.code.profile.block_id(&block);
+        self.code.profile.set_tier(id, Tier::Block);
+        Some(block)
+    }
+
+    fn wants(&mut self, addr: GuestAddr) -> bool {
+        if self.single || self.code.cache.contains(addr) {
+            return false;
+        }
+        match self.code.blocks.get(addr) {
+            Some(block) if block.executions > 0 => !block.untranslatable,
+            Some(_) | None => self.known(addr),
+        }
+    }
+
+    fn usually_taken(&mut self, start: GuestAddr) -> bool {
+        self.code.blocks.get(start).is_some_and(|block| {
+            let (taken, next) = self.code.profile.outcomes(block.id);
+            taken > next
+        })
+    }
+
+    fn reached_indirectly(&mut self, addr: GuestAddr) -> bool {
+        self.code.indirect_targets.contains(&addr)
+    }
+
+    fn counter(&mut self, addr: GuestAddr) -> Option<u32> {
+        let counters = self.code.counters.as_mut()?;
+        let id = self.code.blocks.get(addr)?.id;
+        if self.code.profile.is_path_head(id) {
+            counters.cell(addr)
+        } else {
+            None
+        }
+    }
+}
+
+/// Translates the code at `head` and installs it.
+///
+/// # Errors
+/// The head can't be translated; the interpreter goes on.
+pub(super) fn promote<E: GuestEnv>(
+    code: &mut Code<E::Memory>,
+    env: &mut E,
+    settings: &Settings,
+    head: GuestAddr,
+) -> Result<Promoted, TranslateError> {
+    let max_bytes = MAX_FRAGMENT.min(code.cache.max_fragment());
+    let space = code.cache.reserve(max_bytes);
+    let translate_settings = translate::Settings {
+        code_base: code.cache.exec_addr(space.code_at),
+        stubs_end: code.cache.exec_addr(space.stubs_end),
+        max_bytes,
+        max_blocks: MAX_BLOCKS,
+        exact_indirect: code.exact_indirect,
+    };
+    let mut plan = Follow {
+        code: &mut *code,
+        env,
+        single: settings.verify,
+        dump: settings.dump.decode,
+        looked_at: None,
+        from_profile: 0,
+    };
+    let translation = translate::translate(head, &mut plan, translate_settings)?;
+    let from_profile = plan.from_profile;
+    for &site in &translation.return_sites {
+        code.indirect_targets.insert(site);
+        code.cache.map.prepare(site);
+    }
+    let fragment = translation.fragment;
+    let promoted = Promoted {
+        blocks: fragment.entries.len() as u64,
+        from_profile,
+        instructions: translation.instructions,
+        guest_bytes: fragment
+            .entries
+            .iter()
+            .map(|entry| u64::from(entry.guest_len))
+            .sum(),
+        code_bytes: (fragment.code.len() + fragment.stubs.len()) as u64,
+    };
+    let heads: Vec<GuestAddr> = fragment.entries.iter().map(|entry| entry.guest).collect();
+    code.cache.install(space, fragment, !settings.verify);
+    code.fragments += 1;
+    for addr in heads {
+        if let Some(slot) = code.blocks.find(addr) {
+            code.blocks.at(slot).predecoded = None;
+        }
+    }
+    if settings.dump.fragments
+        && let Some((start, bytes)) = code.cache.code_of(head)
+    {
+        eprintln!(
+            "fragment {head} at {start}:\n{}",
+            disassemble(start.0, &bytes)
+        );
+    }
+    Ok(promoted)
+}
+
+/// A guest block as text.
+pub(super) fn describe(block: &Block) -> String {
+    let mut text = format!("block {}:\n", block.start);
+    for instruction in &block.instructions {
+        let _ = writeln!(text, "  {:#x}  {instruction}", instruction.ip());
+    }
+    let _ = write!(text, "  -> {:?}", block.end);
+    text
+}
+
+fn disassemble(start: u64, bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for instruction in iced_x86::Decoder::with_ip(64, bytes, start, 0) {
+        let _ = writeln!(text, "  {:#x}  {instruction}", instruction.ip());
+    }
+    text
+}

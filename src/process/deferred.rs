@@ -1,0 +1,20 @@
+//! Code control before there is an engine: nothing was translated yet, and executable
+//! memory is announced from the memory map once the engine stands.
+
+use std::ops::Range;
+use std::path::Path;
+
+use crate::addr::GuestAddr;
+use crate::guest::CodeControl;
+
+pub struct Deferred;
+
+impl CodeControl for Deferred {
+    fn invalidate(&mut self, _: Range<GuestAddr>) {}
+
+    fn require_exact_indirect(&mut self) {}
+
+    fn executable_mapped(&mut self, _: Range<GuestAddr>) {}
+
+    fn module_mapped(&mut self, _: Range<GuestAddr>, _: &Path, _: u64) {}
+}

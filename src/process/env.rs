@@ -1,0 +1,106 @@
+//! The process as the engine sees it.
+
+use std::ops::Range;
+
+use super::host_signals::Host;
+use super::memory::{FAULT_FETCH, FAULT_WRITE, ProcessMemory, SEGV_ACCERR, SEGV_MAPERR};
+use super::notice::Notice;
+use super::signals::{Signals, signal_for};
+use super::{Process, vdso};
+use crate::addr::GuestAddr;
+use crate::guest::{CodeControl, EnvAction, GuestEnv, GuestTrap, MemoryFault, ThreadContext};
+use crate::native::IdentityMemory;
+
+/// The page-fault trap number.
+const PAGE_FAULT: u8 = 14;
+
+impl GuestEnv for Process {
+    type Memory = ProcessMemory;
+
+    fn memory(&mut self) -> &mut ProcessMemory {
+        &mut self.memory
+    }
+
+    fn syscall(&mut self, ctx: &mut ThreadContext, code: &mut dyn CodeControl) -> EnvAction {
+        self.system_call(ctx, code)
+    }
+
+    fn trap(
+        &mut self,
+        ctx: &mut ThreadContext,
+        trap: GuestTrap,
+        code: &mut dyn CodeControl,
+    ) -> EnvAction {
+        let mut trap = trap;
+        if let GuestTrap::Memory(fault) = &mut trap
+            && fault.trap_number == PAGE_FAULT
+        {
+            let write = fault.error_code & FAULT_WRITE != 0;
+            if write && self.memory.space.on_write_fault(fault.addr, code) {
+                return EnvAction::Continue;
+            }
+            if fault.error_code & FAULT_FETCH != 0
+                && vdso::emulate_vsyscall(ctx, self.memory.parts().0)
+            {
+                return EnvAction::Continue;
+            }
+            self.as_the_guest_sees_it(fault);
+        }
+        match trap {
+            GuestTrap::SoftwareInterrupt(0x80) => {
+                self.notices.give(Notice::Interrupt80 { at: ctx.cpu.rip });
+            }
+            GuestTrap::Unsupported => {
+                self.notices.give(Notice::Instruction { at: ctx.cpu.rip });
+                return EnvAction::Abort;
+            }
+            _ => {}
+        }
+        match signal_for(&trap, ctx, &mut self.memory) {
+            Some(signal) => self.with_signals(ctx, code, |signals| signals.force(&signal)),
+            // A spurious exception: the kernel lets the instruction run again.
+            None => EnvAction::Continue,
+        }
+    }
+
+    fn deliver_pending(
+        &mut self,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+    ) -> EnvAction {
+        self.with_signals(ctx, code, |signals| signals.deliver_pending())
+    }
+
+    fn watch_code(&mut self, range: Range<GuestAddr>) -> bool {
+        self.memory.space.watch_code(range)
+    }
+}
+
+impl Process {
+    /// Whether an address is mapped is the guest's view: Temper's own memory isn't there.
+    fn as_the_guest_sees_it(&self, fault: &mut MemoryFault) {
+        if i32::from(fault.signal) == libc::SIGSEGV
+            && matches!(fault.si_code, SEGV_MAPERR | SEGV_ACCERR)
+        {
+            let mapped = self.memory.space.map().peek(fault.addr).is_some();
+            fault.si_code = if mapped { SEGV_ACCERR } else { SEGV_MAPERR };
+        }
+    }
+
+    /// Runs a signal operation with all that it touches.
+    pub(super) fn with_signals<R>(
+        &mut self,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+        operation: impl FnOnce(&mut Signals<'_, IdentityMemory, Host<'_>>) -> R,
+    ) -> R {
+        let (memory, space) = self.memory.parts();
+        operation(&mut Signals {
+            dispositions: &self.dispositions,
+            thread: &mut self.thread.signals,
+            ctx,
+            memory,
+            host: &mut Host { space, code },
+        })
+    }
+}

@@ -1,0 +1,174 @@
+//! Which system calls Temper carries out itself, by family. All others pass through.
+
+use syscalls::Sysno;
+
+/// Numbers below this have a bit in the pass-through mask.
+const MASK_BITS: usize = 512;
+
+/// Who carries a call out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Family {
+    /// The kernel, on the guest's own memory.
+    PassThrough,
+    /// The kernel; it never writes to guest memory, so not even watched pages matter.
+    PassThroughSilent,
+    /// Memory maps and the break.
+    Memory,
+    /// Calls with a path that may lead to /proc files about this process.
+    Paths,
+    /// Actions, masks, waits with a mask.
+    Signals,
+    /// Threads, children, other programs.
+    Children,
+    /// The end of the thread or process, and what is remembered until then.
+    Lifetime,
+    /// prctl and its kin: the CPU's and the process's modes.
+    Modes,
+    /// Resource limits.
+    Limits,
+}
+
+/// The family of a call that this build knows by name.
+pub fn family(call: Sysno) -> Family {
+    match call {
+        Sysno::mmap
+        | Sysno::munmap
+        | Sysno::mprotect
+        | Sysno::pkey_mprotect
+        | Sysno::mremap
+        | Sysno::madvise
+        | Sysno::process_madvise
+        | Sysno::mincore
+        | Sysno::msync
+        | Sysno::mlock
+        | Sysno::mlock2
+        | Sysno::munlock
+        | Sysno::mlockall
+        | Sysno::munlockall
+        | Sysno::mseal
+        | Sysno::brk
+        | Sysno::shmat
+        | Sysno::shmdt
+        | Sysno::remap_file_pages => Family::Memory,
+        Sysno::open
+        | Sysno::openat
+        | Sysno::openat2
+        | Sysno::readlink
+        | Sysno::readlinkat
+        | Sysno::stat
+        | Sysno::newfstatat
+        | Sysno::statx
+        | Sysno::access
+        | Sysno::faccessat
+        | Sysno::faccessat2 => Family::Paths,
+        Sysno::rt_sigaction
+        | Sysno::rt_sigprocmask
+        | Sysno::rt_sigpending
+        | Sysno::sigaltstack
+        | Sysno::rt_sigreturn
+        | Sysno::rt_sigsuspend
+        | Sysno::pause
+        | Sysno::rt_sigtimedwait
+        | Sysno::ppoll
+        | Sysno::pselect6
+        | Sysno::epoll_pwait
+        | Sysno::epoll_pwait2
+        | Sysno::io_pgetevents => Family::Signals,
+        Sysno::fork
+        | Sysno::vfork
+        | Sysno::clone
+        | Sysno::clone3
+        | Sysno::execve
+        | Sysno::execveat => Family::Children,
+        Sysno::exit | Sysno::exit_group | Sysno::set_tid_address | Sysno::set_robust_list => {
+            Family::Lifetime
+        }
+        Sysno::prctl
+        | Sysno::arch_prctl
+        | Sysno::personality
+        | Sysno::rseq
+        | Sysno::seccomp
+        | Sysno::map_shadow_stack => Family::Modes,
+        Sysno::getrlimit | Sysno::setrlimit | Sysno::prlimit64 => Family::Limits,
+        Sysno::write
+        | Sysno::pwrite64
+        | Sysno::writev
+        | Sysno::pwritev
+        | Sysno::pwritev2
+        | Sysno::sendto
+        | Sysno::sendmsg
+        | Sysno::close
+        | Sysno::lseek
+        | Sysno::getpid
+        | Sysno::gettid
+        | Sysno::getppid
+        | Sysno::getuid
+        | Sysno::geteuid
+        | Sysno::getgid
+        | Sysno::getegid
+        | Sysno::sched_yield
+        | Sysno::dup
+        | Sysno::dup2
+        | Sysno::dup3
+        | Sysno::unlink
+        | Sysno::ftruncate
+        | Sysno::fsync => Family::PassThroughSilent,
+        _ => Family::PassThrough,
+    }
+}
+
+/// A bit for each call that may go out from assembly. With `code_is_writable`, calls that may
+/// write to guest memory don't: the pages they write to may be protected.
+pub fn pass_through_mask(code_is_writable: bool) -> [u64; MASK_BITS / 64] {
+    let mut mask = [0; MASK_BITS / 64];
+    for number in 0..MASK_BITS {
+        let passes = Sysno::new(number).is_some_and(|call| match family(call) {
+            Family::PassThroughSilent => true,
+            Family::PassThrough => !code_is_writable,
+            Family::Memory
+            | Family::Paths
+            | Family::Signals
+            | Family::Children
+            | Family::Lifetime
+            | Family::Modes
+            | Family::Limits => false,
+        });
+        if passes {
+            mask[number / 64] |= 1 << (number % 64);
+        }
+    }
+    mask
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passes(mask: &[u64], call: Sysno) -> bool {
+        let number = call.id() as usize;
+        mask[number / 64] & (1 << (number % 64)) != 0
+    }
+
+    #[test]
+    fn owned_calls_never_go_out_from_assembly() {
+        for writable in [false, true] {
+            let mask = pass_through_mask(writable);
+            for call in [
+                Sysno::mmap,
+                Sysno::brk,
+                Sysno::rt_sigreturn,
+                Sysno::exit_group,
+            ] {
+                assert!(!passes(&mask, call), "{call:?}");
+            }
+            assert!(passes(&mask, Sysno::getpid));
+            assert!(passes(&mask, Sysno::write));
+        }
+    }
+
+    #[test]
+    fn calls_that_write_memory_go_through_rust_while_code_is_writable() {
+        assert!(passes(&pass_through_mask(false), Sysno::read));
+        assert!(!passes(&pass_through_mask(true), Sysno::read));
+    }
+}

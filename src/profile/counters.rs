@@ -1,0 +1,541 @@
+//! The counters of a run. Every block that is decoded gets a small dense number; counting
+//! is then an index into a vector, without hashing, because the interpreter does it for
+//! every block that it runs.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+use profile_db::{Counts, Error, Store, Tier, content_hash};
+
+use super::identity::Identity;
+use super::known::KnownBlocks;
+use super::modules::{ModuleIndex, ModuleMap};
+use super::paths::{PathKey, PathRecorder, PathStep};
+use crate::addr::GuestAddr;
+use crate::decode::{Block, BlockEnd};
+
+/// Targets kept of one indirect branch.
+const MAX_TARGETS: usize = 8;
+/// Every so many targets that find no room, the coldest kept one gives up its place, so that
+/// the first targets seen don't hold theirs forever. A prime, so that a program's own
+/// rhythm doesn't fall in step with it.
+const EVICTION_INTERVAL: u32 = 61;
+const NO_SITE: u32 = u32::MAX;
+
+/// A live block of this run. Valid until [`Profile::invalidate`] covers the block.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct BlockId(pub u32);
+
+impl BlockId {
+    #[inline]
+    fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Which way a conditional branch went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    Taken,
+    Next,
+}
+
+/// What counting touches: half a cache line a block.
+#[derive(Clone, Debug)]
+struct Counters {
+    start: GuestAddr,
+    entered: u32,
+    taken: u32,
+    next: u32,
+    site: u32,
+    step: PathStep,
+    head: bool,
+}
+
+/// What else is known of a live block.
+#[derive(Debug)]
+pub(super) struct LiveBlock {
+    pub hash: u64,
+    pub len: u32,
+    pub tier: Tier,
+    pub end: BlockEnd,
+    /// Module and file offset; `None` for code of no module.
+    pub place: Option<(ModuleIndex, u64)>,
+}
+
+/// Where an indirect branch went.
+#[derive(Default, Debug)]
+pub(super) struct Site {
+    pub targets: Vec<(GuestAddr, u32)>,
+    /// Times that the target found no room.
+    pub overflow: u32,
+}
+
+impl Site {
+    #[inline]
+    fn count(&mut self, target: GuestAddr) {
+        for (known, count) in &mut self.targets {
+            if *known == target {
+                *count = count.saturating_add(1);
+                return;
+            }
+        }
+        self.count_new(target);
+    }
+
+    #[cold]
+    fn count_new(&mut self, target: GuestAddr) {
+        if self.targets.len() < MAX_TARGETS {
+            self.targets.push((target, 1));
+            return;
+        }
+        self.overflow = self.overflow.saturating_add(1);
+        if self.overflow.is_multiple_of(EVICTION_INTERVAL)
+            && let Some(coldest) = self.targets.iter_mut().min_by_key(|(_, count)| *count)
+        {
+            // This target has found room after all.
+            self.overflow = (self.overflow - 1).saturating_add(coldest.1);
+            *coldest = (target, 1);
+        }
+    }
+}
+
+/// The counts of one live block, as it goes into the database.
+pub(super) struct BlockCounts<'a> {
+    pub block: &'a LiveBlock,
+    pub entered: u32,
+    pub taken: u32,
+    pub next: u32,
+    pub site: Option<Site>,
+}
+
+/// What a module's blocks counted before they were invalidated.
+#[derive(Default)]
+pub(super) struct Retired {
+    pub fresh: Counts,
+    /// Folded, so that code which is invalidated again and again doesn't pile up.
+    pub settled: Counts,
+}
+
+/// What the profile did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ProfileStats {
+    /// Modules for which the database had a profile, and their decisions.
+    pub modules_loaded: u64,
+    pub records_loaded: u64,
+    /// Blocks that were known to be hot when they were first met.
+    pub known_hot: u64,
+    pub modules_saved: u64,
+    pub records_saved: u64,
+    pub bytes_saved: u64,
+}
+
+/// The profile of a run.
+pub struct Profile {
+    pub(super) modules: ModuleMap,
+    pub(super) store: Option<Store>,
+    /// By module; `None` until the module is asked about.
+    pub(super) known: Vec<Option<KnownBlocks>>,
+    pub(super) retired: Vec<Retired>,
+    /// By module: a save of this run has been merged already.
+    pub(super) merged: Vec<bool>,
+    pub(super) stats: ProfileStats,
+    pub(super) paths: PathRecorder,
+    index: BTreeMap<GuestAddr, BlockId>,
+    counters: Vec<Counters>,
+    blocks: Vec<LiveBlock>,
+    free: Vec<BlockId>,
+    sites: Vec<Site>,
+    free_sites: Vec<u32>,
+    /// The length of the longest block so far: how far before a range a block that reaches
+    /// into it may start.
+    longest: u32,
+    warnings: Vec<Error>,
+}
+
+impl Profile {
+    /// An empty profile. Without a store nothing is known and nothing is saved.
+    pub fn new(store: Option<Store>) -> Profile {
+        Profile {
+            modules: ModuleMap::new(),
+            store,
+            known: Vec::new(),
+            retired: Vec::new(),
+            merged: Vec::new(),
+            stats: ProfileStats::default(),
+            paths: PathRecorder::new(),
+            index: BTreeMap::new(),
+            counters: Vec::new(),
+            blocks: Vec::new(),
+            free: Vec::new(),
+            sites: Vec::new(),
+            free_sites: Vec::new(),
+            longest: 0,
+            warnings: Vec::new(),
+        }
+    }
+
+    pub fn modules(&self) -> &ModuleMap {
+        &self.modules
+    }
+
+    pub fn stats(&self) -> ProfileStats {
+        self.stats
+    }
+
+    /// What went wrong with the profile directory since the last call; the run goes on.
+    pub fn take_warnings(&mut self) -> Vec<Error> {
+        std::mem::take(&mut self.warnings)
+    }
+
+    /// Executable guest memory now maps a file. Forgets what was at `range` before.
+    pub fn map_module(
+        &mut self,
+        range: Range<GuestAddr>,
+        path: &Path,
+        file_offset: u64,
+        identity: Identity,
+    ) -> ModuleIndex {
+        self.unmap(range.clone());
+        let module = self.modules.add_mapping(range, path, file_offset, identity);
+        let modules = self.modules.modules().len();
+        self.known.resize_with(modules, || None);
+        self.retired.resize_with(modules, Retired::default);
+        self.merged.resize(modules, false);
+        module
+    }
+
+    /// Guest memory at `range` is no more, or is something else now.
+    pub fn unmap(&mut self, range: Range<GuestAddr>) {
+        if self.modules.overlaps(&range) {
+            self.retire_references(&range);
+        }
+        self.invalidate(range.clone());
+        self.modules.remove(range);
+    }
+
+    /// The tier that a block of these bytes reached in earlier runs; `None` when it wasn't
+    /// hot. `bytes` are [`Block::bytes`].
+    pub fn known_hot(&mut self, start: GuestAddr, bytes: &[u8]) -> Option<Tier> {
+        self.store.as_ref()?;
+        let (module, offset) = self.modules.locate(start)?;
+        let tier = self.known(module).meet(offset, bytes)?;
+        self.stats.known_hot += 1;
+        Some(tier)
+    }
+
+    /// Whether earlier runs may have known a block at `start`: cheap, and worth a
+    /// [`Profile::known_hot`] when true.
+    pub fn may_be_known(&mut self, start: GuestAddr) -> bool {
+        if self.store.is_none() {
+            return false;
+        }
+        let Some((module, offset)) = self.modules.locate(start) else {
+            return false;
+        };
+        self.known(module).mentions(offset)
+    }
+
+    /// What the database knows of a module, loaded at the first call.
+    pub(super) fn known(&mut self, module: ModuleIndex) -> &mut KnownBlocks {
+        let index = module.index();
+        if self.known[index].is_none() {
+            let found = match &self.store {
+                Some(store) => store.known(self.modules.id(module)),
+                None => Ok(None),
+            };
+            let known = match found {
+                Ok(Some(known)) => {
+                    self.stats.modules_loaded += 1;
+                    self.stats.records_loaded += known.decisions.len() as u64;
+                    KnownBlocks::new(known)
+                }
+                Ok(None) => KnownBlocks::default(),
+                Err(error) => {
+                    self.warnings.push(error);
+                    KnownBlocks::default()
+                }
+            };
+            self.known[index] = Some(known);
+        }
+        self.known[index].get_or_insert_default()
+    }
+
+    /// The number of a decoded block: the same one each time until the block is
+    /// invalidated or decodes differently.
+    pub fn block_id(&mut self, block: &Block) -> BlockId {
+        let hash = content_hash(&block.bytes);
+        if let Some(&id) = self.index.get(&block.start) {
+            let live = &self.blocks[id.index()];
+            if live.hash == hash && live.end == block.end {
+                return id;
+            }
+            self.retire(id);
+        }
+        let site = match block.end {
+            BlockEnd::IndirectJump | BlockEnd::IndirectCall { .. } | BlockEnd::Return { .. } => {
+                self.new_site()
+            }
+            BlockEnd::Jump { .. }
+            | BlockEnd::Branch { .. }
+            | BlockEnd::Call { .. }
+            | BlockEnd::Syscall { .. }
+            | BlockEnd::InterpretOne { .. }
+            | BlockEnd::Next { .. } => NO_SITE,
+        };
+        let counters = Counters {
+            start: block.start,
+            entered: 0,
+            taken: 0,
+            next: 0,
+            site,
+            step: path_step(block),
+            head: false,
+        };
+        let live = LiveBlock {
+            hash,
+            len: block.len,
+            tier: Tier::Interpreted,
+            end: block.end,
+            place: self.modules.locate(block.start),
+        };
+        self.longest = self.longest.max(block.len);
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.counters[id.index()] = counters;
+                self.blocks[id.index()] = live;
+                id
+            }
+            None => {
+                let id = BlockId(self.blocks.len() as u32);
+                self.counters.push(counters);
+                self.blocks.push(live);
+                id
+            }
+        };
+        self.index.insert(block.start, id);
+        id
+    }
+
+    fn new_site(&mut self) -> u32 {
+        match self.free_sites.pop() {
+            Some(site) => site,
+            None => {
+                self.sites.push(Site::default());
+                (self.sites.len() - 1) as u32
+            }
+        }
+    }
+
+    /// A block is executed.
+    #[inline]
+    pub fn enter(&mut self, id: BlockId) {
+        let counters = &mut self.counters[id.index()];
+        counters.entered = counters.entered.saturating_add(1);
+        counters.head |= self
+            .paths
+            .enter(counters.start, counters.head, counters.step);
+    }
+
+    /// A block was executed `times` times outside the interpreter, where a counter of
+    /// generated code says so. Says nothing of paths.
+    pub fn add_executions(&mut self, id: BlockId, times: u32) {
+        let counters = &mut self.counters[id.index()];
+        counters.entered = counters.entered.saturating_add(times);
+    }
+
+    /// The conditional branch that ends a block was executed. Other blocks' edges follow
+    /// from their executions, so for them this is neither needed nor counted.
+    #[inline]
+    pub fn edge(&mut self, id: BlockId, outcome: Outcome) {
+        let counters = &mut self.counters[id.index()];
+        let PathStep::Branch { backward } = counters.step else {
+            return;
+        };
+        match outcome {
+            Outcome::Taken => counters.taken = counters.taken.saturating_add(1),
+            Outcome::Next => counters.next = counters.next.saturating_add(1),
+        }
+        self.paths.outcome(outcome == Outcome::Taken, backward);
+    }
+
+    /// The indirect jump, indirect call or return that ends a block went to `target`.
+    #[inline]
+    pub fn indirect(&mut self, id: BlockId, target: GuestAddr) {
+        let site = self.counters[id.index()].site as usize;
+        if let Some(site) = self.sites.get_mut(site) {
+            site.count(target);
+        }
+    }
+
+    /// Control leaves the counted blocks (into translated code, by a signal, by a fault):
+    /// the path in progress is dropped.
+    #[inline]
+    pub fn interrupt_path(&mut self) {
+        self.paths.interrupt();
+    }
+
+    /// A block has reached a tier: the next run may start there.
+    pub fn set_tier(&mut self, id: BlockId, tier: Tier) {
+        let live = &mut self.blocks[id.index()];
+        live.tier = live.tier.max(tier);
+    }
+
+    /// How often a block was entered since the last save.
+    #[inline]
+    pub fn entered(&self, id: BlockId) -> u32 {
+        self.counters[id.index()].entered
+    }
+
+    /// How often the branch that ends a block was taken, and was not.
+    pub fn outcomes(&self, id: BlockId) -> (u32, u32) {
+        let counters = &self.counters[id.index()];
+        (counters.taken, counters.next)
+    }
+
+    /// True when the block is the target of a backward branch or of a call.
+    pub fn is_path_head(&self, id: BlockId) -> bool {
+        self.counters[id.index()].head
+    }
+
+    /// Where the indirect branch that ends a block went, in no order, and how often it went
+    /// elsewhere.
+    pub fn targets(&self, id: BlockId) -> (&[(GuestAddr, u32)], u32) {
+        let site = self.counters[id.index()].site as usize;
+        self.sites
+            .get(site)
+            .map_or((&[], 0), |site| (&site.targets, site.overflow))
+    }
+
+    /// All paths with their counts, in no order.
+    pub fn paths(&mut self) -> impl Iterator<Item = (PathKey, u32)> + '_ {
+        self.paths.iter()
+    }
+
+    /// Forgets the live blocks that `range` touches. What they counted is kept where they
+    /// belong to a module.
+    pub fn invalidate(&mut self, range: Range<GuestAddr>) {
+        let from = GuestAddr(range.start.0.saturating_sub(u64::from(self.longest)));
+        if from >= range.end {
+            return;
+        }
+        let touched: Vec<BlockId> = self
+            .index
+            .range(from..range.end)
+            .filter(|(start, id)| {
+                let len = self.blocks[id.index()].len.max(1);
+                start.0.saturating_add(u64::from(len)) > range.start.0
+            })
+            .map(|(_, &id)| id)
+            .collect();
+        for id in touched {
+            self.retire(id);
+        }
+    }
+
+    fn retire(&mut self, id: BlockId) {
+        self.index.remove(&self.counters[id.index()].start);
+        self.drain(id);
+        let site = std::mem::replace(&mut self.counters[id.index()].site, NO_SITE);
+        if site != NO_SITE {
+            self.sites[site as usize] = Site::default();
+            self.free_sites.push(site);
+        }
+        self.free.push(id);
+    }
+
+    /// Moves what a block counted into its module's records.
+    fn drain(&mut self, id: BlockId) {
+        let counters = &mut self.counters[id.index()];
+        let counts = BlockCounts {
+            block: &self.blocks[id.index()],
+            entered: std::mem::take(&mut counters.entered),
+            taken: std::mem::take(&mut counters.taken),
+            next: std::mem::take(&mut counters.next),
+            site: self
+                .sites
+                .get_mut(counters.site as usize)
+                .map(std::mem::take),
+        };
+        if let Some((module, offset)) = counts.block.place {
+            let retired = &mut self.retired[module.index()];
+            retired.add_block(&self.modules, module, offset, counts);
+        }
+    }
+
+    /// Moves what all live blocks counted into their modules' records.
+    pub(super) fn drain_all(&mut self) {
+        let ids: Vec<BlockId> = self.index.values().copied().collect();
+        for id in ids {
+            self.drain(id);
+        }
+    }
+
+    /// Before modules at `range` vanish: settles the counts elsewhere that name addresses in
+    /// it, while those can still be told as module and offset.
+    fn retire_references(&mut self, range: &Range<GuestAddr>) {
+        let ids: Vec<BlockId> = self.index.values().copied().collect();
+        for id in ids {
+            let site = self.counters[id.index()].site as usize;
+            let Some(site) = self.sites.get_mut(site) else {
+                continue;
+            };
+            let gone: Vec<_> = site
+                .targets
+                .extract_if(.., |(target, _)| range.contains(target))
+                .collect();
+            if gone.is_empty() {
+                continue;
+            }
+            let block = &self.blocks[id.index()];
+            if let Some((module, offset)) = block.place {
+                let counts = BlockCounts {
+                    block,
+                    entered: 0,
+                    taken: 0,
+                    next: 0,
+                    site: Some(Site {
+                        targets: gone,
+                        overflow: 0,
+                    }),
+                };
+                self.retired[module.index()].add_block(&self.modules, module, offset, counts);
+            }
+        }
+        let paths = self.paths.take(|head| range.contains(&head));
+        self.retire_paths(paths);
+    }
+
+    /// Forgets all that was counted, as the child of a fork does: the parent saves it.
+    pub fn forget_counts(&mut self) {
+        for counters in &mut self.counters {
+            counters.entered = 0;
+            counters.taken = 0;
+            counters.next = 0;
+        }
+        self.sites.fill_with(Site::default);
+        self.paths.clear();
+        self.retired.fill_with(Retired::default);
+        self.merged.fill(false);
+    }
+}
+
+fn path_step(block: &Block) -> PathStep {
+    match block.end {
+        BlockEnd::Branch { taken, .. } => PathStep::Branch {
+            backward: taken <= block.start,
+        },
+        BlockEnd::Jump { target } if target <= block.start => PathStep::EndsBeforeHead,
+        BlockEnd::Call { .. } | BlockEnd::IndirectCall { .. } => PathStep::EndsBeforeHead,
+        BlockEnd::IndirectJump | BlockEnd::Return { .. } | BlockEnd::InterpretOne { .. } => {
+            PathStep::Ends
+        }
+        BlockEnd::Jump { .. } | BlockEnd::Syscall { .. } | BlockEnd::Next { .. } => {
+            PathStep::Through
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,231 @@
+//! From live counters to the database: places become module and file offset, and each
+//! module from which the run learned enough is merged into its file. Runs at exit, so it is
+//! quick, and most runs of a program that is known already save nothing.
+
+use std::os::unix::ffi::OsStrExt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use profile_db::{
+    BlockRecord, Counts, Durability, EdgeKind, EdgeRecord, Error, ModuleProfile, ModuleRecord,
+    PathRecord, RunProfile, Store, Target, Tier,
+};
+
+use super::counters::{BlockCounts, Profile, Retired};
+use super::modules::{ModuleIndex, ModuleMap};
+use super::paths::PathKey;
+use crate::addr::GuestAddr;
+use crate::decode::BlockEnd;
+
+/// A run that counted this many executions in a module is worth saving whatever is known:
+/// the save costs a small part of what the run took (translated code counts little).
+const LONG_RUN: u64 = 1 << 16;
+/// A module that isn't on record yet is worth a file from this many executions on.
+const SHORT_RUN: u64 = 1000;
+/// Retired records are folded when there are more than this and twice what is left after.
+const SETTLE_AT: usize = 1 << 14;
+
+/// What a save did.
+#[derive(Debug, Default)]
+pub struct SaveReport {
+    /// Modules written, and modules left alone because the run learned little of them.
+    pub modules: u64,
+    pub skipped: u64,
+    pub records: u64,
+    pub bytes: u64,
+    /// What went wrong; the run is unharmed.
+    pub errors: Vec<Error>,
+}
+
+impl Retired {
+    /// Adds a block's counts; `module` and `offset` say where it is.
+    pub(super) fn add_block(
+        &mut self,
+        map: &ModuleMap,
+        module: ModuleIndex,
+        offset: u64,
+        counts: BlockCounts,
+    ) {
+        let block = counts.block;
+        if counts.entered > 0 {
+            self.fresh.blocks.push(BlockRecord {
+                offset,
+                hash: block.hash,
+                len: block.len,
+                tier: block.tier,
+                count: counts.entered.into(),
+            });
+        }
+        let edges = &mut self.fresh.edges;
+        let mut edge = |kind, to: Target, count: u32| {
+            if count > 0 {
+                edges.push(EdgeRecord {
+                    from: offset,
+                    kind,
+                    to,
+                    count: count.into(),
+                });
+            }
+        };
+        let to = |addr: GuestAddr| match map.locate(addr) {
+            Some((there, offset)) if there == module => Target::Here(offset),
+            Some((there, offset)) => Target::There {
+                module: there.0,
+                offset,
+            },
+            None => Target::Elsewhere,
+        };
+        let indirect = match block.end {
+            BlockEnd::Branch { taken, next } => {
+                edge(EdgeKind::Taken, to(taken), counts.taken);
+                edge(EdgeKind::Next, to(next), counts.next);
+                return;
+            }
+            BlockEnd::Jump { target } => {
+                return edge(EdgeKind::Jump, to(target), counts.entered);
+            }
+            BlockEnd::Call { target, .. } => {
+                return edge(EdgeKind::Call, to(target), counts.entered);
+            }
+            BlockEnd::Syscall { next, .. } | BlockEnd::Next { at: next } => {
+                return edge(EdgeKind::Next, to(next), counts.entered);
+            }
+            // Where it goes depends on the instruction.
+            BlockEnd::InterpretOne { .. } => return,
+            BlockEnd::IndirectJump => EdgeKind::IndirectJump,
+            BlockEnd::IndirectCall { .. } => EdgeKind::IndirectCall,
+            BlockEnd::Return { .. } => EdgeKind::Return,
+        };
+        if let Some(site) = counts.site {
+            for (target, count) in site.targets {
+                edge(indirect, to(target), count);
+            }
+            edge(indirect, Target::Elsewhere, site.overflow);
+        }
+        if self.fresh.len() > SETTLE_AT.max(self.settled.len()) {
+            self.settle(map);
+        }
+    }
+
+    fn settle(&mut self, map: &ModuleMap) {
+        let mut fresh = std::mem::take(&mut self.fresh);
+        // Targets name modules by their index in this run.
+        fresh.others = map
+            .modules()
+            .iter()
+            .map(|module| module.identity.id.clone())
+            .collect();
+        self.settled.merge(fresh);
+    }
+
+    fn take(&mut self, map: &ModuleMap) -> Counts {
+        self.settle(map);
+        std::mem::take(&mut self.settled)
+    }
+}
+
+impl Profile {
+    pub(super) fn retire_paths(&mut self, paths: Vec<(PathKey, u32)>) {
+        for (key, count) in paths {
+            if let Some((module, head)) = self.modules.locate(key.head) {
+                self.retired[module.index()].fresh.paths.push(PathRecord {
+                    head,
+                    outcomes: key.outcomes.into(),
+                    len: key.len,
+                    count: count.into(),
+                });
+            }
+        }
+    }
+
+    /// Merges into the database what was counted since the last save, and starts the
+    /// counters anew. Does nothing without a store. Blocks keep their numbers.
+    pub fn save(&mut self, durability: Durability) -> SaveReport {
+        let mut report = SaveReport::default();
+        let Some(store) = self.store.clone() else {
+            return report;
+        };
+        self.drain_all();
+        let paths = self.paths.take(|_| true);
+        self.retire_paths(paths);
+        for index in 0..self.retired.len() {
+            let module = ModuleIndex(index as u32);
+            let counts = self.retired[index].take(&self.modules);
+            if counts.is_empty() {
+                continue;
+            }
+            if !self.is_worth_saving(&store, module, &counts) {
+                report.skipped += 1;
+                // Kept: together with what follows it may be worth a later save.
+                self.retired[index].settled = counts;
+                continue;
+            }
+            let run = self.run_profile(module, counts);
+            match store.merge(run, durability) {
+                Ok(written) => {
+                    self.merged[index] = true;
+                    report.modules += 1;
+                    report.records += written.records as u64;
+                    report.bytes += written.bytes as u64;
+                    report.errors.extend(written.replaced);
+                }
+                // The next module's file would meet the same.
+                Err(error @ (Error::Io { .. } | Error::Busy { .. })) => {
+                    report.errors.push(error);
+                    break;
+                }
+                Err(
+                    error @ (Error::Untrusted { .. } | Error::Damaged { .. } | Error::Newer { .. }),
+                ) => report.errors.push(error),
+            }
+        }
+        self.stats.modules_saved += report.modules;
+        self.stats.records_saved += report.records;
+        self.stats.bytes_saved += report.bytes;
+        report
+    }
+
+    fn is_worth_saving(&mut self, store: &Store, module: ModuleIndex, counts: &Counts) -> bool {
+        let executions = counts.executions();
+        if executions >= LONG_RUN {
+            return true;
+        }
+        let hot_count = store.limits().hot_count;
+        let known = self.known(module);
+        let news = counts
+            .blocks
+            .iter()
+            .filter(|b| b.count >= hot_count || b.tier > Tier::Interpreted)
+            .filter(|b| !known.contains(b.offset, b.hash))
+            .count();
+        if known.recorded {
+            news > known.len() / 32
+        } else {
+            news > 0 || executions >= SHORT_RUN
+        }
+    }
+
+    fn run_profile(&mut self, module: ModuleIndex, counts: Counts) -> RunProfile {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        let spared = self.known(module).met();
+        let about = &self.modules.modules()[module.index()];
+        RunProfile {
+            profile: ModuleProfile {
+                module: ModuleRecord {
+                    id: about.identity.id.clone(),
+                    path: about.path.as_os_str().as_bytes().to_vec(),
+                    size: about.identity.size,
+                    first_seen: now,
+                    last_seen: now,
+                    runs: u32::from(!self.merged[module.index()]),
+                },
+                counts,
+            },
+            spared,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,241 @@
+//! Machine code of the few sequences that tier 1 emits itself (encodings: Intel SDM volume
+//! 2). None of them changes flags or the guest's memory below rsp.
+
+use iced_x86::{Code, Encoder, Instruction, OpKind, Register};
+
+use crate::addr::{GuestAddr, HostAddr};
+use crate::codecache::MAP_DISPLACEMENT;
+use crate::guest::{HostRoutine, offsets};
+
+/// Bytes of code being generated for a known host address.
+pub(super) struct Emitter {
+    base: HostAddr,
+    bytes: Vec<u8>,
+}
+
+impl Emitter {
+    pub(super) fn new(base: HostAddr) -> Emitter {
+        Emitter {
+            base,
+            bytes: Vec::with_capacity(256),
+        }
+    }
+
+    pub(super) fn finish(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    pub(super) fn offset(&self) -> u32 {
+        self.bytes.len() as u32
+    }
+
+    pub(super) fn here(&self) -> HostAddr {
+        self.base.offset(self.bytes.len() as i64)
+    }
+
+    pub(super) fn raw(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    pub(super) fn u32(&mut self, value: u32) {
+        self.raw(&value.to_le_bytes());
+    }
+
+    /// `mov %r11,%gs:r11_slot`
+    pub(super) fn store_r11(&mut self) {
+        self.raw(&[0x65, 0x4c, 0x89, 0x1c, 0x25]);
+        self.u32(offsets::R11_SLOT as u32);
+    }
+
+    /// `mov %gs:r11_slot,%r11`
+    pub(super) fn load_r11(&mut self) {
+        self.raw(&[0x65, 0x4c, 0x8b, 0x1c, 0x25]);
+        self.u32(offsets::R11_SLOT as u32);
+    }
+
+    /// `mov %reg,%gs:slot`
+    pub(super) fn spill(&mut self, reg: Register, slot: usize) {
+        let n = reg.number() as u8;
+        self.raw(&[0x65, 0x48 | (n >> 3) << 2, 0x89, 0x04 | (n & 7) << 3, 0x25]);
+        self.u32(slot as u32);
+    }
+
+    /// `mov %gs:slot,%reg`
+    pub(super) fn unspill(&mut self, reg: Register, slot: usize) {
+        let n = reg.number() as u8;
+        self.raw(&[0x65, 0x48 | (n >> 3) << 2, 0x8b, 0x04 | (n & 7) << 3, 0x25]);
+        self.u32(slot as u32);
+    }
+
+    /// `movabs $value,%reg`
+    pub(super) fn load_immediate(&mut self, reg: Register, value: u64) {
+        let n = reg.number() as u8;
+        self.raw(&[0x48 | n >> 3, 0xb8 | (n & 7)]);
+        self.raw(&value.to_le_bytes());
+    }
+
+    /// `mov %reg,%r11`
+    pub(super) fn copy_to_r11(&mut self, reg: Register) {
+        let n = reg.number() as u8;
+        self.raw(&[0x49 | (n >> 3) << 2, 0x89, 0xc3 | (n & 7) << 3]);
+    }
+
+    /// `pop %r11`
+    pub(super) fn pop_r11(&mut self) {
+        self.raw(&[0x41, 0x5b]);
+    }
+
+    /// `lea bytes(%rsp),%rsp`
+    pub(super) fn drop_stack(&mut self, bytes: u32) {
+        self.raw(&[0x48, 0x8d, 0xa4, 0x24]);
+        self.u32(bytes);
+    }
+
+    /// `push $value`, sign-extended from 32 bits.
+    pub(super) fn push_immediate(&mut self, value: i32) {
+        self.raw(&[0x68]);
+        self.u32(value as u32);
+    }
+
+    /// `movl $value,offset(%rsp)`
+    pub(super) fn store_below_stack(&mut self, offset: i8, value: u32) {
+        self.raw(&[0xc7, 0x44, 0x24, offset as u8]);
+        self.u32(value);
+    }
+
+    /// `jmp *map(,%r11,8)`
+    pub(super) fn jump_through_map(&mut self) {
+        self.raw(&[0x42, 0xff, 0x24, 0xdd]);
+        self.u32(MAP_DISPLACEMENT);
+    }
+
+    /// `jmp *%gs:routine`
+    pub(super) fn jump_to_routine(&mut self, routine: HostRoutine) {
+        self.raw(&[0x65, 0xff, 0x24, 0x25]);
+        self.u32((offsets::ROUTINES + 8 * routine as usize) as u32);
+    }
+
+    /// `mov $addr,%gs:rip`, all 64 bits.
+    pub(super) fn store_rip(&mut self, addr: GuestAddr) {
+        if let Ok(low) = i32::try_from(addr.0) {
+            self.raw(&[0x65, 0x48, 0xc7, 0x04, 0x25]);
+            self.u32(offsets::RIP as u32);
+            self.u32(low as u32);
+        } else {
+            for half in 0..2 {
+                self.raw(&[0x65, 0xc7, 0x04, 0x25]);
+                self.u32((offsets::RIP + 4 * half) as u32);
+                self.u32((addr.0 >> (32 * half)) as u32);
+            }
+        }
+    }
+
+    /// A near jump to code that exists already.
+    pub(super) fn jump_to(&mut self, target: HostAddr) {
+        let next = self.here().offset(5);
+        let rel = i32::try_from(target.0 as i64 - next.0 as i64).expect("within the arena");
+        self.raw(&[0xe9]);
+        self.u32(rel as u32);
+    }
+
+    /// Pads so that a displacement which follows `opcode_bytes` bytes from here lies within
+    /// an aligned 8-byte word and can be patched while other CPUs run it.
+    fn align_displacement(&mut self, opcode_bytes: u32) {
+        const NOPS: [&[u8]; 4] = [&[], &[0x90], &[0x66, 0x90], &[0x0f, 0x1f, 0x00]];
+        let at = (self.offset() + opcode_bytes) % 8;
+        if at > 4 {
+            self.raw(NOPS[8 - at as usize]);
+        }
+    }
+
+    /// A patchable `jmp`; returns the offset of its displacement.
+    pub(super) fn patchable_jump(&mut self) -> u32 {
+        self.align_displacement(1);
+        self.raw(&[0xe9]);
+        let at = self.offset();
+        self.u32(0);
+        at
+    }
+
+    /// A patchable `jcc` for condition `cc` (the low opcode nibble).
+    pub(super) fn patchable_branch(&mut self, cc: u8) -> u32 {
+        self.align_displacement(2);
+        self.raw(&[0x0f, 0x80 | cc]);
+        let at = self.offset();
+        self.u32(0);
+        at
+    }
+
+    /// `subl $1,cell` and a `js` whose displacement's offset is returned; the pair can be
+    /// switched off later by a jump over it, written in one piece at the returned start.
+    pub(super) fn count_down(&mut self, cell: u32) -> (u32, u32) {
+        let at = self.offset() % 8;
+        if at == 7 {
+            self.raw(&[0x90]);
+        }
+        let start = self.offset();
+        self.raw(&[0x83, 0x2c, 0x25]);
+        self.u32(cell);
+        self.raw(&[1, 0x0f, 0x88]);
+        let displacement = self.offset();
+        self.u32(0);
+        debug_assert_eq!(self.offset() - start, crate::codecache::COUNTER_BYTES);
+        (start, displacement)
+    }
+
+    pub(super) fn set_rel32(&mut self, at: u32, target: HostAddr) {
+        let next = self.base.offset(i64::from(at) + 4);
+        let rel = i32::try_from(target.0 as i64 - next.0 as i64).expect("within the arena");
+        self.bytes[at as usize..at as usize + 4].copy_from_slice(&rel.to_le_bytes());
+    }
+
+    pub(super) fn patch_u8(&mut self, at: u32, value: u8) {
+        self.bytes[at as usize] = value;
+    }
+
+    pub(super) fn patch_u32(&mut self, at: u32, value: u32) {
+        self.bytes[at as usize..at as usize + 4].copy_from_slice(&value.to_le_bytes());
+    }
+
+    /// Encodes an instruction for this place. RIP-relative operands keep their target.
+    ///
+    /// # Errors
+    /// When iced can't encode it, as when a RIP-relative target is out of reach.
+    pub(super) fn encode(
+        &mut self,
+        encoder: &mut Encoder,
+        instruction: &Instruction,
+    ) -> Result<(), iced_x86::IcedError> {
+        encoder.encode(instruction, self.here().0)?;
+        let bytes = encoder.take_buffer();
+        self.raw(&bytes);
+        encoder.set_buffer(bytes_cleared(bytes));
+        Ok(())
+    }
+
+    /// `mov mem,%r11` with the memory operand of an indirect branch.
+    pub(super) fn load_target(
+        &mut self,
+        encoder: &mut Encoder,
+        branch: &Instruction,
+    ) -> Result<(), iced_x86::IcedError> {
+        let mut load = *branch;
+        load.set_code(Code::Mov_r64_rm64);
+        load.set_op0_kind(OpKind::Register);
+        load.set_op0_register(Register::R11);
+        load.set_op1_kind(OpKind::Memory);
+        self.encode(encoder, &load)
+    }
+
+    /// Whether a 32-bit displacement reaches `target` from any place near here.
+    pub(super) fn reaches(&self, target: u64) -> bool {
+        const MARGIN: i64 = 1 << 16;
+        let distance = target.wrapping_sub(self.here().0) as i64;
+        distance.abs() < i64::from(i32::MAX) - MARGIN
+    }
+}
+
+fn bytes_cleared(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.clear();
+    bytes
+}

@@ -1,0 +1,3 @@
+// flags: -O1 -no-pie
+// Registers at asynchronous signals, in a program that is linked otherwise.
+#include "async_registers.c"

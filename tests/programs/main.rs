@@ -1,0 +1,49 @@
+//! Whole programs against their native run: same standard output, standard error, exit
+//! status or signal, and same files left behind, in every mode of Temper's.
+//!
+//! One test a program and mode: `cargo test --test programs -- gzip`, or
+//! `-- small-cache`; `--list` shows all. A program that can't be had says
+//! `skipped: why`.
+
+mod case;
+mod compilers;
+mod compression;
+mod files;
+mod fixture;
+mod languages;
+mod modes;
+mod sources;
+mod special;
+#[path = "../support/mod.rs"]
+mod support;
+mod text;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let cases = [
+        files::cases(),
+        text::cases(),
+        compression::cases(),
+        languages::cases(),
+        compilers::cases(),
+        sources::cases(),
+    ];
+    let mut trials = special::trials();
+    for case in cases.into_iter().flatten().map(Arc::new) {
+        for &mode in modes::ALL {
+            if mode.affords(case.weight) {
+                let case = Arc::clone(&case);
+                trials.push(Trial::test(
+                    format!("{} [{}]", case.name, mode.name()),
+                    move || modes::check(&case, mode),
+                ));
+            }
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}

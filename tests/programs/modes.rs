@@ -1,0 +1,123 @@
+//! The ways in which each program is run, and the comparison with its native run.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+
+use libtest_mimic::Failed;
+
+use crate::case::{Case, Run, Weight};
+use crate::fixture::Tree;
+use crate::support::End;
+
+/// One way of running a program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// From a cold start, then once more with the profile that the first run saved.
+    Twice,
+    /// In the interpreter alone.
+    Interpreter,
+    /// Everything translated at its first execution.
+    Hot,
+    /// The code cache bounded to 1 MiB.
+    SmallCache,
+    /// The code cache emptied at every 50th entry.
+    Flush,
+}
+
+pub const ALL: &[Mode] = &[
+    Mode::Twice,
+    Mode::Interpreter,
+    Mode::Hot,
+    Mode::SmallCache,
+    Mode::Flush,
+];
+
+impl Mode {
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Twice => "twice",
+            Mode::Interpreter => "interpreter",
+            Mode::Hot => "hot",
+            Mode::SmallCache => "small-cache",
+            Mode::Flush => "flush",
+        }
+    }
+
+    pub fn affords(self, weight: Weight) -> bool {
+        match self {
+            Mode::Twice | Mode::SmallCache | Mode::Hot => true,
+            Mode::Interpreter | Mode::Flush => weight == Weight::Light,
+        }
+    }
+}
+
+/// Runs the case in this mode and compares.
+pub fn check(case: &Case, mode: Mode) -> Result<(), Failed> {
+    if let Err(why) = case.program() {
+        eprintln!("skipped: {}: {why}", case.name);
+        return Ok(());
+    }
+    let native = case.native()?;
+    if native.outcome.end == End::TimedOut {
+        return Err("its native run takes too long".into());
+    }
+    let profile = tempfile::tempdir()?;
+    let mut options: Vec<OsString> = vec!["--profile-dir".into(), profile.path().into()];
+    let mut more = |words: &[&str]| options.extend(words.iter().map(OsString::from));
+    let mut variables = Vec::new();
+    match mode {
+        Mode::Twice => {}
+        Mode::Interpreter => more(&["--max-tier", "interpreter"]),
+        Mode::Hot => variables.push(("TEMPER_HOT", "1")),
+        Mode::SmallCache => more(&["--cache-size", "1"]),
+        Mode::Flush => variables.push(("TEMPER_FLUSH_EVERY", "50")),
+    }
+    let run = case.under_temper(&options, &variables)?;
+    compare(native, &run, "")?;
+    if mode == Mode::Twice {
+        let again = case.under_temper(&options, &variables)?;
+        compare(native, &again, " in the second run")?;
+    }
+    Ok(())
+}
+
+fn compare(native: &Run, run: &Run, when: &str) -> Result<(), Failed> {
+    if native == run {
+        return Ok(());
+    }
+    let mut text = format!("differs from its native run{when}\n");
+    if native.outcome != run.outcome {
+        let _ = write!(
+            text,
+            "natively: {:?}\nunder Temper: {:?}\n",
+            native.outcome, run.outcome
+        );
+    }
+    let _ = write!(text, "{}", difference(&native.files, &run.files));
+    Err(text.into())
+}
+
+fn difference(native: &Tree, run: &Tree) -> String {
+    let mut text = String::new();
+    for (name, contents) in native {
+        let _ = match run.get(name) {
+            None => writeln!(text, "{} is missing", name.display()),
+            Some(other) if other != contents => {
+                let at = contents.iter().zip(other).position(|(a, b)| a != b);
+                writeln!(
+                    text,
+                    "{} differs: {} bytes natively, {} here, first at byte {:?}",
+                    name.display(),
+                    contents.len(),
+                    other.len(),
+                    at
+                )
+            }
+            Some(_) => Ok(()),
+        };
+    }
+    for name in run.keys().filter(|name| !native.contains_key(*name)) {
+        let _ = writeln!(text, "{} is too much", name.display());
+    }
+    text
+}

@@ -1,0 +1,222 @@
+//! What a comparison with one native run can't say: limits of the environment, options of
+//! Temper's own, and what isn't supported yet.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
+
+use libtest_mimic::{Failed, Trial};
+
+use crate::fixture;
+use crate::support::{End, Outcome, run, temper};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+type Test = fn() -> Result<(), Failed>;
+
+pub fn trials() -> Vec<Trial> {
+    let tests: &[(&str, Test)] = &[
+        ("statistics as text and JSON", statistics),
+        ("a huge argument list", huge_arguments),
+        ("an empty environment", empty_environment),
+        ("a program's own name and path", own_name),
+        ("a program is found in PATH", found_in_path),
+        ("a script starts its interpreter", script),
+        ("verify finds nothing to say", verify),
+        (
+            "the second run uses the first one's profile",
+            profile_is_used,
+        ),
+        ("a child process is refused by name", child_is_refused),
+    ];
+    tests
+        .iter()
+        .map(|&(name, test)| Trial::test(name, test))
+        .collect()
+}
+
+fn guest(options: &[&str], command: &[&str]) -> Result<Outcome, Failed> {
+    let mut temper = temper();
+    temper.arg("run").args(options).arg("--").args(command);
+    if !options.contains(&"--profile-dir") {
+        temper.env("TEMPER_PROFILE_DIR", fixture::scratch().join("profiles"));
+    }
+    Ok(run(temper, b"", LIMIT)?)
+}
+
+fn same(what: &str, native: &Outcome, outcome: &Outcome) -> Result<(), Failed> {
+    if native == outcome {
+        Ok(())
+    } else {
+        Err(format!("{what}\nnatively: {native:?}\nunder Temper: {outcome:?}").into())
+    }
+}
+
+fn expect(fine: bool, what: &str, outcome: &Outcome) -> Result<(), Failed> {
+    if fine {
+        Ok(())
+    } else {
+        Err(format!("{what}: {outcome:?}").into())
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn statistics() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("stats.json");
+    let name = file.to_str().expect("UTF-8");
+    let outcome = guest(
+        &["--stats", "--stats-json", name],
+        &["/usr/bin/seq", "1", "2000"],
+    )?;
+    expect(outcome.end == End::Exit(0), "exit status", &outcome)?;
+    let shown = text(&outcome.stderr);
+    for part in ["interpreter", "blocks", "code cache", "exits", "profile"] {
+        expect(shown.contains(part), part, &outcome)?;
+    }
+    let stats: serde_json::Value = serde_json::from_slice(&std::fs::read(&file)?)?;
+    let number = |pointer: &str| stats.pointer(pointer).and_then(serde_json::Value::as_f64);
+    for positive in [
+        "/seconds",
+        "/interpreter/instructions",
+        "/interpreter/blocks",
+        "/blocks/translated",
+        "/blocks/code_bytes",
+        "/cache/capacity_bytes",
+        "/memory/peak_bytes",
+    ] {
+        if number(positive).is_none_or(|value| value <= 0.0) {
+            return Err(format!("{positive} isn't positive in {stats:#}").into());
+        }
+    }
+    let calls = number("/syscalls/passed").zip(number("/syscalls/handled"));
+    if calls.is_none_or(|(passed, handled)| passed + handled < 10.0) {
+        return Err(format!("hardly any system calls in {stats:#}").into());
+    }
+    Ok(())
+}
+
+fn huge_arguments() -> Result<(), Failed> {
+    let mut args: Vec<String> = (0..20_000)
+        .map(|index| format!("argument-{index}"))
+        .collect();
+    // The longest single argument that Linux takes is 128 KiB.
+    args.push("x".repeat(100_000));
+    args.push(String::new());
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let mut native = Command::new("/usr/bin/echo");
+    native.args(&args);
+    let native = run(native, b"", LIMIT)?;
+    let command: Vec<&str> = std::iter::once("/usr/bin/echo").chain(args).collect();
+    same("echo", &native, &guest(&[], &command)?)
+}
+
+fn empty_environment() -> Result<(), Failed> {
+    let mut native = Command::new("/usr/bin/env");
+    native.env_clear();
+    let native = run(native, b"", LIMIT)?;
+    let mut command = temper();
+    command
+        .args(["run", "--no-profile", "/usr/bin/env"])
+        .env_clear();
+    same("env", &native, &run(command, b"", LIMIT)?)
+}
+
+/// The command line and the link to the executable are the guest's, not Temper's.
+fn own_name() -> Result<(), Failed> {
+    for command in [
+        ["/usr/bin/cat", "/proc/self/cmdline"],
+        ["/usr/bin/cat", "/proc/self/comm"],
+        ["/usr/bin/readlink", "/proc/self/exe"],
+    ] {
+        let mut native = Command::new(command[0]);
+        native.arg(command[1]);
+        let native = run(native, b"", LIMIT)?;
+        same(command[1], &native, &guest(&[], &command)?)?;
+    }
+    Ok(())
+}
+
+fn found_in_path() -> Result<(), Failed> {
+    // A program sees the name that it was called by, not the path where it was found.
+    let mut native = Command::new("/usr/bin/ls");
+    native.arg0("ls").arg("/nothing-here");
+    let native = run(native, b"", LIMIT)?;
+    same("ls", &native, &guest(&[], &["ls", "/nothing-here"])?)
+}
+
+fn script() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("script");
+    std::fs::write(
+        &path,
+        "#!/usr/bin/mawk -f\nBEGIN { print ARGC, ARGV[1]; exit 3 }\n",
+    )?;
+    let mut permissions = std::fs::metadata(&path)?.permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o755);
+    std::fs::set_permissions(&path, permissions)?;
+    let name = path.to_str().expect("UTF-8");
+    // By way of mawk, as the kernel would: the script itself may be "busy" for a moment,
+    // while a child forked by another test's thread holds it open.
+    let mut native = Command::new("/usr/bin/mawk");
+    native.args(["-f", name, "word"]);
+    let native = run(native, b"", LIMIT)?;
+    same("script", &native, &guest(&[], &[name, "word"])?)
+}
+
+fn verify() -> Result<(), Failed> {
+    for command in [
+        &["/usr/bin/true"][..],
+        &["/usr/bin/seq", "1", "30"],
+        &["/usr/bin/expr", "6", "*", "7"],
+    ] {
+        let mut native = Command::new(command[0]);
+        native.args(&command[1..]);
+        let native = run(native, b"", LIMIT)?;
+        same("--verify", &native, &guest(&["--verify"], command)?)?;
+    }
+    Ok(())
+}
+
+/// Nothing that was hot in the first run is interpreted at length in the second.
+fn profile_is_used() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let profiles = folder.path().join("profiles");
+    let file = folder.path().join("stats.json");
+    let options = [
+        "--profile-dir",
+        profiles.to_str().expect("UTF-8"),
+        "--stats-json",
+        file.to_str().expect("UTF-8"),
+    ];
+    let mut interpreted = Vec::new();
+    let mut loaded = Vec::new();
+    for _ in 0..2 {
+        let outcome = guest(&options, &["/usr/bin/seq", "1", "20000"])?;
+        expect(outcome.end == End::Exit(0), "exit status", &outcome)?;
+        let stats: serde_json::Value = serde_json::from_slice(&std::fs::read(&file)?)?;
+        interpreted.push(stats["interpreter"]["instructions"].as_u64().unwrap_or(0));
+        loaded.push(stats["profile"]["records_loaded"].as_u64().unwrap_or(0));
+    }
+    if loaded[0] == 0 && loaded[1] > 0 && interpreted[1] < interpreted[0] {
+        Ok(())
+    } else {
+        Err(format!("records loaded {loaded:?}, instructions interpreted {interpreted:?}").into())
+    }
+}
+
+fn child_is_refused() -> Result<(), Failed> {
+    let outcome = guest(&[], &["/bin/sh", "-c", "/bin/true; /bin/true"])?;
+    let said = text(&outcome.stderr);
+    let named = ["fork", "clone", "vfork"]
+        .iter()
+        .any(|call| said.contains(call));
+    expect(
+        said.lines().any(|line| line.starts_with("temper: ")) && named,
+        "an error that names the call",
+        &outcome,
+    )
+}
