@@ -209,28 +209,22 @@ fn random_integer_instructions_agree_with_the_cpu() {
 #[test]
 #[ignore = "a listing"]
 fn what_is_unsupported() {
-    use crate::interp::predecode::predecode;
-    use crate::native::{IdentityMemory, StubCache};
+    use crate::native::StubCache;
     let mut stubs = StubCache::new().expect("stubs");
     let mut random = Random::new(77);
     let mut names = std::collections::BTreeMap::new();
-    for _ in 0..2_000_000u32 {
+    for _ in 0..600_000u32 {
         let bytes = random_bytes(&mut random);
         let instruction =
             iced_x86::Decoder::with_ip(64, &bytes, 0x1000, DecoderOptions::NONE).decode();
         if instruction.is_invalid() {
             continue;
         }
-        let op = predecode::<IdentityMemory>(&instruction, &mut stubs);
-        if std::ptr::fn_addr_eq(
-            op.run,
-            crate::interp::stubbed::unsupported::<IdentityMemory>
-                as crate::interp::op::Handler<IdentityMemory>,
-        ) {
-            *names
-                .entry(format!("{:?}", instruction.code()))
-                .or_insert(0) += 1;
+        if !is_own(&instruction)
+            && let Err(refusal) = stubs.stub(&instruction)
+        {
+            names.insert(format!("{:?}", refusal.code), (bytes, refusal.why));
         }
     }
-    println!("{names:?}");
+    println!("{names:#x?}");
 }

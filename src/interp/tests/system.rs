@@ -179,6 +179,15 @@ fn vector_code_runs_over_memory_that_grants_no_pointers() {
 }
 
 #[test]
+fn a_segment_prefix_without_memory_means_nothing() {
+    let mut bench = Bench::new();
+    let mut cpu = CpuState::default();
+    // gs fwait; fs pshufd xmm0, xmm1, 3
+    let code = [0x65, 0x9b, 0x64, 0x66, 0x0f, 0x70, 0xc1, 3];
+    interpret(&mut bench, &code, &mut cpu).expect("no trap");
+}
+
+#[test]
 fn a_gather_over_translated_memory_says_that_it_is_unsupported() {
     if !is_x86_feature_detected!("avx2") {
         println!("skipped: no AVX2");
