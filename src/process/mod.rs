@@ -29,12 +29,12 @@ mod vdso;
 use std::ops::Range;
 use std::path::PathBuf;
 
+use self::syscalls::MemoryLimits;
 use address_space::FileKey;
 use identity::Identity;
 pub use load::{LoadOptions, Start};
 pub use memory::ProcessMemory;
 use notice::Notices;
-use self::syscalls::MemoryLimits;
 use signals::{Dispositions, Inherited, ThreadSignals};
 
 use crate::addr::GuestAddr;
