@@ -21,20 +21,20 @@ mod notice;
 mod procfs;
 pub mod signals;
 mod stack;
-mod syscalls;
 #[cfg(test)]
-mod tests;
+mod stack_tests;
+mod syscalls;
 mod vdso;
 
 use std::ops::Range;
 use std::path::PathBuf;
 
+use self::syscalls::MemoryLimits;
 use address_space::FileKey;
 use identity::Identity;
 pub use load::{LoadOptions, Start};
 pub use memory::ProcessMemory;
 use notice::Notices;
-use self::syscalls::MemoryLimits;
 use signals::{Dispositions, Inherited, ThreadSignals};
 
 use crate::addr::GuestAddr;

@@ -49,9 +49,7 @@ impl Call {
     /// guest is to make the call again after its handler.
     fn pass_blocking(self, args: [u64; 6], ctx: &mut ThreadContext) -> Ending {
         // SAFETY: as in `pass`; the field is written by this thread and its signal handler.
-        let result = unsafe {
-            interruptible(&raw const ctx.pending, u64::from(self.number), args)
-        };
+        let result = unsafe { interruptible(&raw const ctx.pending, u64::from(self.number), args) };
         match result {
             Some(result) => crate::host::syscall::decode(result).into(),
             None => {
