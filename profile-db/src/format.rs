@@ -4,6 +4,7 @@
 //! record before it is handed out.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -12,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use crate::codec;
 use crate::error::Damage;
 use crate::merge::{Limits, keep_most};
-use crate::record::{BlockRecord, Counts, ModuleProfile, ModuleRecord, Target, Tier};
+use crate::record::{
+    BlockRecord, Counts, EdgeKind, EdgeRecord, ModuleProfile, ModuleRecord, Target, Tier,
+};
 
 /// The version of the header that this crate writes, and the highest that it reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -67,6 +70,19 @@ pub struct Decision {
     pub len: u32,
     /// The highest tier it has reached.
     pub tier: Tier,
+    /// A path head: backward branches or calls lead to it.
+    pub head: bool,
+    pub bias: Bias,
+}
+
+/// Which way the conditional branch at a block's end usually goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Bias {
+    /// It has no such branch, or nothing was counted.
+    #[default]
+    Unknown,
+    Taken,
+    Next,
 }
 
 /// Why a file can't be used.
@@ -100,14 +116,42 @@ fn decisions(counts: &Counts, limits: &Limits) -> Vec<Decision> {
         .filter(|block| block.count >= limits.hot_count || block.tier > Tier::Interpreted)
         .collect();
     keep_most(&mut hot, limits.decisions, |block| block.count);
+    let mut edges = &counts.edges[..];
     hot.iter()
-        .map(|block| Decision {
-            offset: block.offset,
-            hash: block.hash,
-            len: block.len,
-            tier: block.tier,
+        .map(|block| {
+            // Both lists are sorted by place.
+            let before = edges.iter().take_while(|edge| edge.from < block.offset);
+            edges = &edges[before.count()..];
+            Decision {
+                offset: block.offset,
+                hash: block.hash,
+                len: block.len,
+                tier: block.tier,
+                head: block.head,
+                bias: bias(edges.iter().take_while(|edge| edge.from == block.offset)),
+            }
         })
         .collect()
+}
+
+fn bias<'a>(edges: impl Iterator<Item = &'a EdgeRecord>) -> Bias {
+    let (mut taken, mut next) = (0u64, 0u64);
+    for edge in edges {
+        match edge.kind {
+            EdgeKind::Taken => taken = taken.saturating_add(edge.count),
+            EdgeKind::Next => next = next.saturating_add(edge.count),
+            EdgeKind::Jump
+            | EdgeKind::Call
+            | EdgeKind::IndirectJump
+            | EdgeKind::IndirectCall
+            | EdgeKind::Return => {}
+        }
+    }
+    match taken.cmp(&next) {
+        Ordering::Greater => Bias::Taken,
+        Ordering::Less => Bias::Next,
+        Ordering::Equal => Bias::Unknown,
+    }
 }
 
 /// A whole file. `profile` must be canonical.

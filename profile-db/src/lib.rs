@@ -53,7 +53,7 @@ mod sample;
 mod store;
 
 pub use error::{Damage, Error};
-pub use format::{Decision, FORMAT_VERSION, Totals};
+pub use format::{Bias, Decision, FORMAT_VERSION, Totals};
 pub use hash::{content_hash, module_content_hash};
 pub use merge::Limits;
 pub use record::{

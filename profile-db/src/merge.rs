@@ -76,6 +76,7 @@ impl Counts {
             into.count = into.count.saturating_add(from.count);
             into.len = into.len.max(from.len);
             into.tier = into.tier.max(from.tier);
+            into.head |= from.head;
         });
         fold(&mut self.edges, EdgeRecord::key, |into, from| {
             into.count = into.count.saturating_add(from.count);

@@ -93,6 +93,8 @@ pub struct BlockRecord {
     /// Length in bytes.
     pub len: u32,
     pub tier: Tier,
+    /// A path head: backward branches or calls lead to it.
+    pub head: bool,
     /// Executions.
     pub count: u64,
 }

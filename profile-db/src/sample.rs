@@ -54,6 +54,7 @@ pub fn counts(rng: &mut Rng, size: u64) -> Counts {
             hash,
             len: hash as u32 * 7 + 1,
             tier: [Tier::Interpreted, Tier::Block, Tier::Superblock][rng.below(3) as usize],
+            head: rng.below(2) == 0,
             count: rng.count(),
         });
     }

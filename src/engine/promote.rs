@@ -87,10 +87,10 @@ impl<E: GuestEnv> Plan for Follow<'_, E> {
     }
 
     fn usually_taken(&mut self, start: GuestAddr) -> bool {
-        self.code.blocks.get(start).is_some_and(|block| {
-            let (taken, next) = self.code.profile.outcomes(block.id);
-            taken > next
-        })
+        let profile = &self.code.profile;
+        profile
+            .find(start)
+            .is_some_and(|id| profile.usually_taken(id))
     }
 
     fn reached_indirectly(&mut self, addr: GuestAddr) -> bool {
@@ -99,7 +99,7 @@ impl<E: GuestEnv> Plan for Follow<'_, E> {
 
     fn counter(&mut self, addr: GuestAddr) -> Option<u32> {
         let counters = self.code.counters.as_mut()?;
-        let id = self.code.blocks.get(addr)?.id;
+        let id = self.code.profile.find(addr)?;
         if self.code.profile.is_path_head(id) {
             counters.cell(addr)
         } else {

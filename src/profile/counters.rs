@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use profile_db::{Counts, Error, Store, Tier, content_hash};
+use profile_db::{Bias, Counts, Error, Store, Tier, content_hash};
 
 use super::identity::Identity;
-use super::known::KnownBlocks;
+use super::known::{KnownBlocks, KnownHot};
 use super::modules::{ModuleIndex, ModuleMap};
 use super::paths::{PathKey, PathRecorder, PathStep};
 use crate::addr::GuestAddr;
@@ -59,6 +59,8 @@ pub(super) struct LiveBlock {
     pub hash: u64,
     pub len: u32,
     pub tier: Tier,
+    /// What earlier runs say of its branch.
+    bias: Bias,
     pub end: BlockEnd,
     /// Module and file offset; `None` for code of no module.
     pub place: Option<(ModuleIndex, u64)>,
@@ -104,6 +106,7 @@ impl Site {
 /// The counts of one live block, as it goes into the database.
 pub(super) struct BlockCounts<'a> {
     pub block: &'a LiveBlock,
+    pub head: bool,
     pub entered: u32,
     pub taken: u32,
     pub next: u32,
@@ -215,14 +218,21 @@ impl Profile {
         self.modules.remove(range);
     }
 
-    /// The tier that a block of these bytes reached in earlier runs; `None` when it wasn't
-    /// hot. `bytes` are [`Block::bytes`].
-    pub fn known_hot(&mut self, start: GuestAddr, bytes: &[u8]) -> Option<Tier> {
+    /// What earlier runs say of the block of these bytes; `None` when it wasn't hot. `bytes`
+    /// are [`Block::bytes`].
+    pub fn known_hot(&mut self, start: GuestAddr, bytes: &[u8]) -> Option<KnownHot> {
         self.store.as_ref()?;
         let (module, offset) = self.modules.locate(start)?;
-        let tier = self.known(module).meet(offset, bytes)?;
-        self.stats.known_hot += 1;
-        Some(tier)
+        let known = self.known(module);
+        if !known.mentions(offset) {
+            return None;
+        }
+        let hash = content_hash(bytes);
+        let hot = known.get(offset, || hash)?;
+        if known.meet(offset, hash) {
+            self.stats.known_hot += 1;
+        }
+        Some(hot)
     }
 
     /// Whether earlier runs may have known a block at `start`: cheap, and worth a
@@ -273,6 +283,13 @@ impl Profile {
             }
             self.retire(id);
         }
+        let place = self.modules.locate(block.start);
+        let known = match place {
+            Some((module, offset)) if self.store.is_some() => {
+                self.known(module).get(offset, || hash)
+            }
+            Some(_) | None => None,
+        };
         let site = match block.end {
             BlockEnd::IndirectJump | BlockEnd::IndirectCall { .. } | BlockEnd::Return { .. } => {
                 self.new_site()
@@ -291,14 +308,15 @@ impl Profile {
             next: 0,
             site,
             step: path_step(block),
-            head: false,
+            head: known.is_some_and(|known| known.head),
         };
         let live = LiveBlock {
             hash,
             len: block.len,
             tier: Tier::Interpreted,
+            bias: known.map_or(Bias::Unknown, |known| known.bias),
             end: block.end,
-            place: self.modules.locate(block.start),
+            place,
         };
         self.longest = self.longest.max(block.len);
         let id = match self.free.pop() {
@@ -394,7 +412,22 @@ impl Profile {
         (counters.taken, counters.next)
     }
 
-    /// True when the block is the target of a backward branch or of a call.
+    /// Whether the branch that ends a block is taken more often than not: in this run, or
+    /// in earlier ones while it hasn't run.
+    pub fn usually_taken(&self, id: BlockId) -> bool {
+        match self.outcomes(id) {
+            (0, 0) => self.blocks[id.index()].bias == Bias::Taken,
+            (taken, next) => taken > next,
+        }
+    }
+
+    /// The number of the block at `start`, if it has one.
+    pub fn find(&self, start: GuestAddr) -> Option<BlockId> {
+        self.index.get(&start).copied()
+    }
+
+    /// True when the block is the target of a backward branch or of a call, in this run or
+    /// in earlier ones.
     pub fn is_path_head(&self, id: BlockId) -> bool {
         self.counters[id.index()].head
     }
@@ -450,6 +483,7 @@ impl Profile {
         let counters = &mut self.counters[id.index()];
         let counts = BlockCounts {
             block: &self.blocks[id.index()],
+            head: counters.head,
             entered: std::mem::take(&mut counters.entered),
             taken: std::mem::take(&mut counters.taken),
             next: std::mem::take(&mut counters.next),
@@ -492,6 +526,7 @@ impl Profile {
             if let Some((module, offset)) = block.place {
                 let counts = BlockCounts {
                     block,
+                    head: false,
                     entered: 0,
                     taken: 0,
                     next: 0,

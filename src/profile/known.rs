@@ -2,7 +2,18 @@
 //! about the module is asked; each answer is checked against the block's bytes, so that a
 //! profile of other code is harmless.
 
-use profile_db::{Decision, Known, Tier, content_hash};
+use profile_db::{Bias, Decision, Known, Tier};
+
+/// What earlier runs say of a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KnownHot {
+    /// The highest tier it reached.
+    pub tier: Tier,
+    /// Backward branches or calls lead to it.
+    pub head: bool,
+    /// Which way its conditional branch usually went.
+    pub bias: Bias,
+}
 
 /// A module's decisions.
 #[derive(Default)]
@@ -48,16 +59,18 @@ impl KnownBlocks {
             .is_ok()
     }
 
-    /// The tier that the block of these bytes reached in earlier runs. Remembers that the
-    /// block was met.
-    pub fn meet(&mut self, offset: u64, bytes: &[u8]) -> Option<Tier> {
-        let found = self.find(offset, || content_hash(bytes))?;
-        self.used[found] = true;
-        Some(self.decisions[found].tier)
+    /// What is known of a block, by its content.
+    pub fn get(&self, offset: u64, hash: impl FnOnce() -> u64) -> Option<KnownHot> {
+        let Decision {
+            tier, head, bias, ..
+        } = self.decisions[self.find(offset, hash)?];
+        Some(KnownHot { tier, head, bias })
     }
 
-    pub fn contains(&self, offset: u64, hash: u64) -> bool {
-        self.find(offset, || hash).is_some()
+    /// Remembers that a block was met; true the first time.
+    pub fn meet(&mut self, offset: u64, hash: u64) -> bool {
+        self.find(offset, || hash)
+            .is_some_and(|found| !std::mem::replace(&mut self.used[found], true))
     }
 
     /// The sorted offsets of blocks that were met.

@@ -16,7 +16,8 @@ mod save;
 
 pub use counters::{BlockId, Outcome, Profile, ProfileStats};
 pub use identity::{Identities, Identity};
+pub use known::KnownHot;
 pub use modules::{ModuleIndex, ModuleMap};
 pub use paths::{MAX_OUTCOMES, PathKey};
-pub use profile_db::{Error as ProfileError, Store, Tier, default_profile_dir};
+pub use profile_db::{Bias, Durability, Error as ProfileError, Store, Tier, default_profile_dir};
 pub use save::SaveReport;

@@ -52,6 +52,7 @@ impl Retired {
                 hash: block.hash,
                 len: block.len,
                 tier: block.tier,
+                head: counts.head,
                 count: counts.entered.into(),
             });
         }
@@ -195,7 +196,7 @@ impl Profile {
             .blocks
             .iter()
             .filter(|b| b.count >= hot_count || b.tier > Tier::Interpreted)
-            .filter(|b| !known.contains(b.offset, b.hash))
+            .filter(|b| known.get(b.offset, || b.hash).is_none())
             .count();
         if known.recorded {
             news > known.len() / 32

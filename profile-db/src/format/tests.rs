@@ -66,6 +66,55 @@ fn a_profile_comes_back_as_it_was() {
 }
 
 #[test]
+fn a_decision_says_which_way_the_branch_goes_and_whether_paths_start_there() {
+    let block = |offset, head| BlockRecord {
+        offset,
+        hash: offset,
+        len: 4,
+        tier: Tier::Block,
+        head,
+        count: 10,
+    };
+    let edge = |from, kind, count| EdgeRecord {
+        from,
+        kind,
+        to: Target::Here(0),
+        count,
+    };
+    let mut counts = Counts {
+        blocks: vec![
+            block(8, true),
+            block(16, false),
+            block(24, false),
+            block(32, false),
+        ],
+        edges: vec![
+            edge(4, EdgeKind::Taken, 100),
+            edge(8, EdgeKind::Taken, 2),
+            edge(8, EdgeKind::Next, 9),
+            edge(16, EdgeKind::Taken, 4),
+            edge(24, EdgeKind::Return, 4),
+            edge(33, EdgeKind::Taken, 4),
+        ],
+        ..Counts::default()
+    };
+    counts.normalize();
+    let made: Vec<_> = decisions(&counts, &Limits::default())
+        .iter()
+        .map(|d| (d.offset, d.head, d.bias))
+        .collect();
+    assert_eq!(
+        made,
+        [
+            (8, true, Bias::Next),
+            (16, false, Bias::Taken),
+            (24, false, Bias::Unknown),
+            (32, false, Bias::Unknown)
+        ]
+    );
+}
+
+#[test]
 fn the_hottest_decisions_are_kept() {
     let mut rng = Rng(1);
     let written = profile(&mut rng, 500);

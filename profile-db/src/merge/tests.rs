@@ -42,6 +42,7 @@ fn counts_saturate() {
             hash: 1,
             len: 4,
             tier: Tier::Block,
+            head: false,
             count,
         }],
         ..Counts::default()
@@ -58,6 +59,7 @@ fn two_contents_at_one_offset_stay_apart() {
         hash,
         len: 4,
         tier: Tier::Interpreted,
+        head: false,
         count: 3,
     };
     let mut counts = Counts {
@@ -102,6 +104,7 @@ fn what_is_not_seen_again_halves_in_five_runs() {
         hash: 0,
         len: 1,
         tier: Tier::Interpreted,
+        head: false,
         count,
     };
     let mut counts = Counts {
@@ -126,6 +129,7 @@ fn small_counts_fade_as_fast_as_large_ones_on_average() {
                 hash: 0,
                 len: 1,
                 tier: Tier::Interpreted,
+                head: false,
                 count: 1 + i % 3,
             })
             .collect(),

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::decode::Block;
 use crate::profile::counters::tests::{block, branch, identity};
-use crate::profile::{BlockId, Outcome};
+use crate::profile::{Bias, BlockId, KnownHot, Outcome};
 
 struct Home {
     _dir: tempfile::TempDir,
@@ -88,9 +88,21 @@ fn places_are_file_offsets_whatever_the_base() {
     let there = moved(looping, 0x60_0000);
     assert_eq!(
         second.known_hot(there.start, &there.bytes),
-        Some(Tier::Interpreted)
+        Some(KnownHot {
+            tier: Tier::Interpreted,
+            head: true,
+            bias: Bias::Taken
+        })
     );
+    assert!(second.may_be_known(there.start) && !second.may_be_known(GuestAddr(0x70_0021)));
+    assert!(second.known_hot(there.start, &there.bytes).is_some());
     assert_eq!(second.stats().known_hot, 1);
+    // Known before it ever runs here.
+    let id = second.block_id(&there);
+    assert_eq!(second.find(there.start), Some(id));
+    assert!(second.usually_taken(id) && second.is_path_head(id));
+    second.edge(id, Outcome::Next);
+    assert!(!second.usually_taken(id));
     assert_eq!(second.known_hot(there.start, b"other code"), None);
     assert_eq!(second.known_hot(GuestAddr(0x70_0000), &there.bytes), None);
     assert_eq!(second.known_hot(GuestAddr(0x99_0000), &there.bytes), None);
@@ -290,10 +302,8 @@ fn a_promoted_block_is_known_next_time_however_cold() {
     run.save(Durability::Routine);
     let mut second = home.run();
     map(&mut second, 1, 0x10_0000);
-    assert_eq!(
-        second.known_hot(once.start, &once.bytes),
-        Some(Tier::Superblock)
-    );
+    let known = second.known_hot(once.start, &once.bytes).unwrap();
+    assert_eq!(known.tier, Tier::Superblock);
 }
 
 /// Prints what saving costs: `cargo test --release --lib -- --ignored what_saving_costs

@@ -41,6 +41,7 @@ fn block(offset: u64, len: u32, count: u64) -> BlockRecord {
         hash: 1,
         len,
         tier: Tier::Block,
+        head: false,
         count,
     }
 }
