@@ -1,6 +1,9 @@
 //! The auxiliary vector that the guest gets: the host's own values where they describe the
 //! machine, the guest's where they describe the program.
 
+use std::fs::File;
+use std::io::Read;
+
 use crate::addr::GuestAddr;
 
 /// What the program's loading contributes.
@@ -65,7 +68,11 @@ pub fn entries(facts: &ProgramFacts, pointers: StackPointers) -> Vec<[u64; 2]> {
 /// The vector that the kernel gave to this process. Not from getauxval: the C library
 /// replaces some values (AT_HWCAP) by its own.
 fn host_vector() -> Vec<[u64; 2]> {
-    let bytes = std::fs::read("/proc/self/auxv").unwrap_or_default();
+    let mut bytes = Vec::with_capacity(1024);
+    let read = File::open("/proc/self/auxv").and_then(|mut file| file.read_to_end(&mut bytes));
+    if read.is_err() {
+        bytes.clear();
+    }
     let (pairs, _) = bytes.as_chunks::<16>();
     let word = |half: &[u8]| {
         half.iter()

@@ -21,9 +21,9 @@ mod notice;
 mod procfs;
 pub mod signals;
 mod stack;
-mod syscalls;
 #[cfg(test)]
-mod tests;
+mod stack_tests;
+mod syscalls;
 mod vdso;
 
 use std::ops::Range;
