@@ -324,7 +324,8 @@ impl<E: GuestEnv> Engine<E> {
         };
         let block = self.code.blocks.at(slot);
         if tier1
-            && self.burst == 0
+            // A burst interprets code that the cache holds.
+            && !self.code.cache.contains(pc)
             && block.executions >= self.settings.promote_after
             && !block.untranslatable
             && self.code.fragments < self.settings.stop_after
