@@ -37,7 +37,7 @@ enum Command {
     /// Run a program; its output and exit status are its own
     #[command(after_help = "\
 Environment for finding faults in Temper itself: TEMPER_FLUSH_EVERY=N empties the code \
-cache at every Nth entry, TEMPER_HOT=1 makes all code hot at once, TEMPER_STOP_AFTER=N \
+cache at every Nth entry, TEMPER_HOT=1 makes all code hot at once, TEMPER_PROMOTE_AFTER=N sets when code gets hot, TEMPER_STOP_AFTER=N \
 stops translating after N fragments.")]
     Run(options::RunArgs),
     /// Show what earlier runs learned

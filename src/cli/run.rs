@@ -9,7 +9,7 @@ use std::time::Instant;
 use profile_db::Durability;
 
 use super::failure::{Failure, STATUS_OWN};
-use super::options::{DumpStage, MaxTier, ProfileStore, RunOptions};
+use super::options::{Developer, DumpStage, MaxTier, ProfileStore, RunOptions};
 use super::stats;
 use crate::engine::stats::Stats;
 use crate::engine::{Dump, Engine, Outcome, PROMOTE_AFTER, Settings, Tier};
@@ -101,10 +101,19 @@ fn engine_settings(options: &RunOptions) -> Settings {
             MaxTier::Block => Tier::Block,
         },
         cache_bytes: options.cache_bytes as usize,
-        promote_after: if options.developer.everything_hot {
-            0
-        } else {
-            PROMOTE_AFTER
+        promote_after: match options.developer {
+            Developer {
+                everything_hot: true,
+                ..
+            } => 0,
+            Developer {
+                promote_after: Some(count),
+                ..
+            } => count as u32,
+            Developer {
+                promote_after: None,
+                ..
+            } => PROMOTE_AFTER,
         },
         flush_every: options.developer.flush_every.map_or(0, |every| every.get()),
         stop_after: options.developer.stop_after.unwrap_or(u64::MAX),
