@@ -5,6 +5,7 @@
 pub mod failure;
 pub mod options;
 
+mod console;
 mod doctor;
 mod explain;
 mod lookup;
@@ -19,7 +20,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser, Subcommand};
 
 pub use failure::Failure;
-pub use run::{report_stats, run_program};
+pub use run::run_program;
 
 /// Runs x86-64 programs and learns their hot paths
 #[derive(Parser, Debug)]
