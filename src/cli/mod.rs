@@ -57,7 +57,22 @@ stops translating after N fragments.")]
 
 /// The program `temper`, up to its exit status.
 pub fn main() -> i32 {
+    fail_as_one();
     run_command(std::env::args_os())
+}
+
+/// A panic is Temper's own failure, with the status that says so. Nothing is unwound: the
+/// guest's frames may lie between.
+fn fail_as_one() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        usual(info);
+        eprintln!(
+            "temper: this is a fault in Temper itself; report it with the lines above, and try \
+             --max-tier interpreter to get by"
+        );
+        std::process::exit(i32::from(failure::STATUS_OWN));
+    }));
 }
 
 fn run_command(args: impl IntoIterator<Item = OsString>) -> i32 {

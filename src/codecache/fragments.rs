@@ -9,8 +9,8 @@ use super::arena::{Arena, Space};
 use super::indirect_map::IndirectMap;
 use crate::addr::{GuestAddr, HostAddr, pages};
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct ExitId(u32);
+/// No exit: the end of a list.
+const NONE: u32 = u32::MAX;
 
 /// Names a live fragment.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -69,14 +69,31 @@ pub struct NewFragment {
     pub entries: Vec<Entry>,
     pub counters: Vec<Counter>,
     /// The translator's state map, kept with the fragment.
-    pub recovery: Box<[u8]>,
+    pub recovery: Vec<u8>,
 }
 
-#[derive(Debug)]
+impl NewFragment {
+    /// Makes room for another one.
+    pub fn clear(&mut self) {
+        self.code.clear();
+        self.stubs.clear();
+        self.exits.clear();
+        self.entries.clear();
+        self.counters.clear();
+        self.recovery.clear();
+    }
+}
+
+/// An exit of a live fragment; a fragment's exits are neighbours. All exits to one address
+/// form a doubly-linked list through `previous` and `next`.
+#[derive(Clone, Copy, Debug)]
 struct Exit {
     target: GuestAddr,
-    patch_at: usize,
-    stub_at: usize,
+    /// Offsets in the arena.
+    patch_at: u32,
+    stub_at: u32,
+    previous: u32,
+    next: u32,
     linked: bool,
 }
 
@@ -85,9 +102,10 @@ struct Fragment {
     generation: usize,
     code: Range<usize>,
     stubs: Range<usize>,
-    entries: Vec<Entry>,
-    exits: Vec<ExitId>,
-    counters: Vec<Counter>,
+    entries: Box<[Entry]>,
+    /// Numbers in the cache's exits.
+    exits: Range<u32>,
+    counters: Box<[Counter]>,
     recovery: Box<[u8]>,
 }
 
@@ -113,11 +131,12 @@ pub struct CodeCache {
     pub map: IndirectMap,
     fragments: Vec<Option<Fragment>>,
     free_fragments: Vec<u32>,
-    exits: Vec<Option<Exit>>,
-    free_exits: Vec<u32>,
+    exits: Vec<Exit>,
+    /// Ranges of `exits` that are free, by length.
+    free_exits: HashMap<u32, Vec<u32>>,
     index: HashMap<GuestAddr, (FragmentId, u32)>,
-    /// All exits to an address, linked or waiting for it.
-    exits_to: HashMap<GuestAddr, Vec<ExitId>>,
+    /// The first of all exits to an address, linked or waiting for it.
+    exits_to: HashMap<GuestAddr, u32>,
     by_page: HashMap<GuestAddr, Vec<FragmentId>>,
     /// Fragments of each generation by ascending code offset.
     by_offset: HashMap<usize, Vec<(usize, FragmentId)>>,
@@ -154,7 +173,7 @@ impl CodeCache {
             fragments: Vec::new(),
             free_fragments: Vec::new(),
             exits: Vec::new(),
-            free_exits: Vec::new(),
+            free_exits: HashMap::new(),
             index: HashMap::new(),
             exits_to: HashMap::new(),
             by_page: HashMap::new(),
@@ -203,22 +222,58 @@ impl CodeCache {
         self.arena.exec_addr(offset)
     }
 
-    fn new_exit(&mut self, exit: Exit) -> ExitId {
-        match self.free_exits.pop() {
-            Some(id) => {
-                self.exits[id as usize] = Some(exit);
-                ExitId(id)
-            }
-            None => {
-                self.exits.push(Some(exit));
-                ExitId(self.exits.len() as u32 - 1)
-            }
+    /// Numbers for `count` exits.
+    fn new_exits(&mut self, count: u32) -> Range<u32> {
+        if let Some(start) = self.free_exits.get_mut(&count).and_then(Vec::pop) {
+            return start..start + count;
+        }
+        let start = self.exits.len() as u32;
+        let unused = Exit {
+            target: GuestAddr(0),
+            patch_at: 0,
+            stub_at: 0,
+            previous: NONE,
+            next: NONE,
+            linked: false,
+        };
+        self.exits.resize((start + count) as usize, unused);
+        start..start + count
+    }
+
+    fn add_exit(&mut self, number: u32, exit: Exit) {
+        let first = self.exits_to.entry(exit.target).or_insert(NONE);
+        self.exits[number as usize] = Exit {
+            next: *first,
+            ..exit
+        };
+        if *first != NONE {
+            self.exits[*first as usize].previous = number;
+        }
+        *first = number;
+    }
+
+    fn remove_exit(&mut self, number: u32) {
+        let Exit {
+            target,
+            previous,
+            next,
+            ..
+        } = self.exits[number as usize];
+        if next != NONE {
+            self.exits[next as usize].previous = previous;
+        }
+        if previous != NONE {
+            self.exits[previous as usize].next = next;
+        } else if next != NONE {
+            self.exits_to.insert(target, next);
+        } else {
+            self.exits_to.remove(&target);
         }
     }
 
     /// Installs a fragment in the space it was generated for. With `link`, direct exits and
     /// indirect branches from and to it stay in generated code from now on.
-    pub fn install(&mut self, space: Space, new: NewFragment, link: bool) -> FragmentId {
+    pub fn install(&mut self, space: Space, new: &NewFragment, link: bool) -> FragmentId {
         let now = self.arena.space();
         assert!(space.code_at == now.code_at && space.stubs_end == now.stubs_end);
         let code = now.code_at..now.code_at + new.code.len();
@@ -236,16 +291,19 @@ impl CodeCache {
                 FragmentId(self.fragments.len() as u32 - 1)
             }
         };
-        let mut exit_ids = Vec::with_capacity(new.exits.len());
-        for exit in &new.exits {
-            let exit_id = self.new_exit(Exit {
-                target: exit.target,
-                patch_at: code.start + exit.patch_at as usize,
-                stub_at: stubs.start + exit.stub_at as usize,
-                linked: false,
-            });
-            exit_ids.push(exit_id);
-            self.exits_to.entry(exit.target).or_default().push(exit_id);
+        let exits = self.new_exits(new.exits.len() as u32);
+        for (exit, number) in new.exits.iter().zip(exits.clone()) {
+            self.add_exit(
+                number,
+                Exit {
+                    target: exit.target,
+                    patch_at: code.start as u32 + exit.patch_at,
+                    stub_at: stubs.start as u32 + exit.stub_at,
+                    previous: NONE,
+                    next: NONE,
+                    linked: false,
+                },
+            );
         }
         for entry in &new.entries {
             let old = self.index.insert(entry.guest, (id, entry.code_at));
@@ -269,27 +327,27 @@ impl CodeCache {
             .entry(now.generation)
             .or_default()
             .push((code.start, id));
-        let targets: Vec<GuestAddr> = if link {
-            let own = new.exits.iter().map(|exit| exit.target);
-            new.entries
-                .iter()
-                .map(|entry| entry.guest)
-                .chain(own)
-                .collect()
-        } else {
-            Vec::new()
-        };
         self.fragments[id.0 as usize] = Some(Fragment {
             generation: now.generation,
             code,
             stubs,
-            entries: new.entries,
-            exits: exit_ids,
-            counters: new.counters,
-            recovery: new.recovery,
+            entries: new.entries.as_slice().into(),
+            exits: exits.clone(),
+            counters: new.counters.as_slice().into(),
+            recovery: new.recovery.as_slice().into(),
         });
-        for target in targets {
-            self.link_all_to(target);
+        if link {
+            for entry in &new.entries {
+                self.link_all_to(entry.guest);
+            }
+            for number in exits {
+                let exit = self.exits[number as usize];
+                if !exit.linked
+                    && let Some(host) = self.lookup(exit.target)
+                {
+                    self.link(number, host);
+                }
+            }
         }
         id
     }
@@ -313,36 +371,41 @@ impl CodeCache {
         }
     }
 
+    fn link(&mut self, number: u32, host: HostAddr) {
+        let exit = &mut self.exits[number as usize];
+        exit.linked = true;
+        self.stats.links += 1;
+        let at = exit.patch_at as usize;
+        let next = self.arena.exec_addr(at + 4);
+        self.arena.patch_rel32(at, rel32(next, host));
+    }
+
     fn link_all_to(&mut self, target: GuestAddr) {
         let Some(host) = self.lookup(target) else {
             return;
         };
-        let Some(exits) = self.exits_to.get(&target) else {
-            return;
-        };
-        for &id in exits {
-            let exit = self.exits[id.0 as usize].as_mut().expect("a live exit");
+        let mut number = self.exits_to.get(&target).copied().unwrap_or(NONE);
+        while number != NONE {
+            let exit = self.exits[number as usize];
             if !exit.linked {
-                exit.linked = true;
-                self.stats.links += 1;
-                let next = self.arena.exec_addr(exit.patch_at + 4);
-                self.arena.patch_rel32(exit.patch_at, rel32(next, host));
+                self.link(number, host);
             }
+            number = exit.next;
         }
     }
 
     fn unlink_all_to(&mut self, target: GuestAddr) {
-        let Some(exits) = self.exits_to.get(&target) else {
-            return;
-        };
-        for &id in exits {
-            let exit = self.exits[id.0 as usize].as_mut().expect("a live exit");
+        let mut number = self.exits_to.get(&target).copied().unwrap_or(NONE);
+        while number != NONE {
+            let exit = &mut self.exits[number as usize];
             if exit.linked {
                 exit.linked = false;
-                let next = self.arena.exec_addr(exit.patch_at + 4);
-                let stub = self.arena.exec_addr(exit.stub_at);
-                self.arena.patch_rel32(exit.patch_at, rel32(next, stub));
+                let at = exit.patch_at as usize;
+                let next = self.arena.exec_addr(at + 4);
+                let stub = self.arena.exec_addr(exit.stub_at as usize);
+                self.arena.patch_rel32(at, rel32(next, stub));
             }
+            number = self.exits[number as usize].next;
         }
     }
 
@@ -393,16 +456,15 @@ impl CodeCache {
                 }
             }
         }
-        for exit_id in fragment.exits {
-            if let Some(exit) = self.exits[exit_id.0 as usize].take() {
-                if let Some(list) = self.exits_to.get_mut(&exit.target) {
-                    list.retain(|&other| other != exit_id);
-                    if list.is_empty() {
-                        self.exits_to.remove(&exit.target);
-                    }
-                }
-                self.free_exits.push(exit_id.0);
-            }
+        for number in fragment.exits.clone() {
+            self.remove_exit(number);
+        }
+        let count = fragment.exits.len() as u32;
+        if count > 0 {
+            self.free_exits
+                .entry(count)
+                .or_default()
+                .push(fragment.exits.start);
         }
         self.free_fragments.push(id.0);
         self.stats.invalidated += 1;
@@ -500,11 +562,13 @@ impl CodeCache {
         if !fragment.stubs.contains(&offset) {
             return None;
         }
-        let exits = fragment
-            .exits
-            .iter()
-            .filter_map(|id| self.exits[id.0 as usize].as_ref());
-        let exits = exits.map(|e| (e.stub_at, Location::ExitStub { target: e.target }));
+        let exits = fragment.exits.clone().map(|number| {
+            let exit = &self.exits[number as usize];
+            let location = Location::ExitStub {
+                target: exit.target,
+            };
+            (exit.stub_at as usize, location)
+        });
         let indirect = fragment
             .entries
             .iter()

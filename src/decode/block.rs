@@ -79,6 +79,18 @@ pub struct Block {
     pub len: u32,
 }
 
+impl Default for Block {
+    fn default() -> Self {
+        Block {
+            start: GuestAddr(0),
+            instructions: Vec::new(),
+            bytes: Vec::new(),
+            end: BlockEnd::Next { at: GuestAddr(0) },
+            len: 0,
+        }
+    }
+}
+
 impl Block {
     /// The guest code that the block was made from.
     pub fn range(&self) -> std::ops::Range<GuestAddr> {
@@ -127,16 +139,30 @@ impl Decoder {
         start: GuestAddr,
         limit: usize,
     ) -> Result<Block, GuestTrap> {
+        let mut block = Block::default();
+        self.block_into(memory, start, limit, &mut block)?;
+        Ok(block)
+    }
+
+    /// As [`Decoder::block_limited`], into a block whose memory is used again.
+    ///
+    /// # Errors
+    /// As [`Decoder::block`]; `block` is then of no use.
+    pub fn block_into(
+        &self,
+        memory: &mut impl GuestMemory,
+        start: GuestAddr,
+        limit: usize,
+        block: &mut Block,
+    ) -> Result<(), GuestTrap> {
         let mut window = [0u8; 128];
         let mut window_start = start;
         let mut window_len = memory.fetch(start, &mut window)?;
-        let mut block = Block {
-            start,
-            instructions: Vec::with_capacity(8),
-            bytes: Vec::with_capacity(32),
-            end: BlockEnd::Next { at: start },
-            len: 0,
-        };
+        block.start = start;
+        block.instructions.clear();
+        block.bytes.clear();
+        block.end = BlockEnd::Next { at: start };
+        block.len = 0;
         let mut at = start;
         let mut instruction = Instruction::default();
         loop {
@@ -148,7 +174,7 @@ impl Decoder {
                     Ok(len) => window_len = len,
                     Err(_) => {
                         block.end = BlockEnd::Next { at };
-                        return Ok(block);
+                        return Ok(());
                     }
                 }
             }
@@ -163,7 +189,7 @@ impl Decoder {
                 {
                     if !block.instructions.is_empty() {
                         block.end = BlockEnd::Next { at };
-                        return Ok(block);
+                        return Ok(());
                     }
                     let mut next = [0u8; 1];
                     memory.fetch(at.offset(code.len() as i64), &mut next)?;
@@ -173,7 +199,7 @@ impl Decoder {
                     why: InterpretReason::Invalid,
                 };
                 block.len += code.len().clamp(1, MAX_INSTRUCTION_BYTES) as u32;
-                return Ok(block);
+                return Ok(());
             }
             if let Some(alias) = self.alias {
                 alias.apply(&mut instruction);
@@ -184,18 +210,18 @@ impl Decoder {
             block.len += len as u32;
             if let Some(end @ (BlockEnd::Syscall { .. } | BlockEnd::InterpretOne { .. })) = end {
                 block.end = end;
-                return Ok(block);
+                return Ok(());
             }
             block.bytes.extend_from_slice(&code[..len]);
             block.instructions.push(instruction);
             if let Some(end) = end {
                 block.end = end;
-                return Ok(block);
+                return Ok(());
             }
             at = next;
             if block.instructions.len() >= limit {
                 block.end = BlockEnd::Next { at };
-                return Ok(block);
+                return Ok(());
             }
         }
     }

@@ -5,7 +5,6 @@ use std::ops::Range;
 use hashbrown::HashMap;
 
 use crate::addr::{GuestAddr, PAGE_SIZE, pages};
-use crate::decode::BlockEnd;
 use crate::guest::GuestMemory;
 use crate::interp::PredecodedBlock;
 use crate::profile::BlockId;
@@ -14,10 +13,8 @@ use crate::profile::BlockId;
 pub(super) struct KnownBlock<M: GuestMemory> {
     pub start: GuestAddr,
     pub len: u32,
-    pub end: BlockEnd,
-    pub instructions: u32,
     /// Dropped once the block is translated; made again when it must be interpreted.
-    pub predecoded: Option<PredecodedBlock<M>>,
+    pub predecoded: Option<Box<PredecodedBlock<M>>>,
     /// Its counters in the profile.
     pub id: BlockId,
     pub executions: u32,

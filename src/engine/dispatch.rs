@@ -11,14 +11,14 @@ use super::stats::Stats;
 use super::{Settings, Tier, entry, host_signals, lockstep};
 use crate::addr::{GuestAddr, HostAddr};
 use crate::codecache::{Location, MAP_REACH};
-use crate::decode::{BlockEnd, Decoder};
+use crate::decode::{Block, BlockEnd, Decoder, MAX_BLOCK_INSTRUCTIONS};
 use crate::guest::{
     EnvAction, ExitKind, FarTarget, Gpr, GuestEnv, GuestTrap, ThreadContext, far_index, flags,
 };
 use crate::interp::{Machine, PredecodedBlock, step_one};
 use crate::native::{StubCache, trap_from_signal};
 use crate::profile::{Outcome as Way, Profile};
-use crate::translate::{late_indirect_entry, recovery};
+use crate::translate::{Translator, late_indirect_entry, recovery};
 
 /// How a run ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +35,9 @@ pub struct Engine<E: GuestEnv> {
     pub stats: Stats,
     settings: Settings,
     stubs: StubCache,
+    translator: Translator,
+    /// The block decoded last; its memory is used again.
+    scratch: Block,
     entries: u64,
     /// Blocks that are still to be interpreted to refresh the profile, translated or not.
     burst: u32,
@@ -54,6 +57,8 @@ impl<E: GuestEnv> Engine<E> {
             stats: Stats::default(),
             settings,
             stubs: StubCache::new()?,
+            translator: Translator::default(),
+            scratch: Block::default(),
             entries: 0,
             burst: 0,
             far_epoch: 0,
@@ -189,7 +194,15 @@ impl<E: GuestEnv> Engine<E> {
             return self.interpret(ctx, env, pc, false);
         }
         if !self.code.cache.contains(pc) {
-            if promote(&mut self.code, env, &self.settings, pc).is_err() {
+            if promote(
+                &mut self.code,
+                &mut self.translator,
+                env,
+                &self.settings,
+                pc,
+            )
+            .is_err()
+            {
                 return self.interpret(ctx, env, pc, false);
             }
         }
@@ -311,7 +324,8 @@ impl<E: GuestEnv> Engine<E> {
         };
         let block = self.code.blocks.at(slot);
         if tier1
-            && self.burst == 0
+            // A burst interprets code that the cache holds.
+            && !self.code.cache.contains(pc)
             && block.executions >= self.settings.promote_after
             && !block.untranslatable
             && self.code.fragments < self.settings.stop_after
@@ -326,15 +340,22 @@ impl<E: GuestEnv> Engine<E> {
         self.code.profile.enter(id);
         let predecoded = match &block.predecoded {
             Some(predecoded) => predecoded,
-            None => match self.code.decoder.block(env.memory(), pc) {
-                Ok(fresh) => block
-                    .predecoded
-                    .insert(PredecodedBlock::new(&fresh, &mut self.stubs)),
-                Err(trap) => return env.trap(ctx, trap, &mut self.code),
-            },
+            None => {
+                let scratch = &mut self.scratch;
+                let decoded =
+                    self.code
+                        .decoder
+                        .block_into(env.memory(), pc, MAX_BLOCK_INSTRUCTIONS, scratch);
+                if let Err(trap) = decoded {
+                    return env.trap(ctx, trap, &mut self.code);
+                }
+                let fresh = PredecodedBlock::new(scratch, &mut self.stubs);
+                block.predecoded.insert(Box::new(fresh))
+            }
         };
+        let end = predecoded.end();
         self.stats.interpreter.entries += 1;
-        self.stats.interpreter.instructions += u64::from(block.instructions);
+        self.stats.interpreter.instructions += predecoded.len() as u64;
         let mut machine =
             Machine::new(&mut ctx.cpu, &mut ctx.vector, env.memory(), &mut self.stubs);
         let result = predecoded.run(&mut machine);
@@ -344,7 +365,7 @@ impl<E: GuestEnv> Engine<E> {
         if let Err(trap) = result {
             return env.trap(ctx, trap, &mut self.code);
         }
-        match block.end {
+        match end {
             BlockEnd::Branch { taken, .. } => {
                 let outcome = if ctx.cpu.rip == taken.0 {
                     Way::Taken
@@ -413,12 +434,15 @@ impl<E: GuestEnv> Engine<E> {
         if let Some(slot) = self.code.blocks.find(pc) {
             return Ok(Some(slot));
         }
-        let block = self.code.decoder.block(env.memory(), pc)?;
+        let block = &mut self.scratch;
+        self.code
+            .decoder
+            .block_into(env.memory(), pc, MAX_BLOCK_INSTRUCTIONS, block)?;
         if !env.watch_code(block.range()) {
             return Ok(None);
         }
         if self.settings.dump.blocks {
-            eprintln!("{}", describe(&block));
+            eprintln!("{}", describe(block));
         }
         self.stats.interpreter.blocks += 1;
         let known_hot = tier1
@@ -429,10 +453,9 @@ impl<E: GuestEnv> Engine<E> {
         let known = KnownBlock {
             start: pc,
             len: block.len,
-            end: block.end,
-            instructions: block.instructions.len() as u32,
-            predecoded: (!known_hot).then(|| PredecodedBlock::new(&block, &mut self.stubs)),
-            id: self.code.profile.block_id(&block),
+            predecoded: (!known_hot)
+                .then(|| Box::new(PredecodedBlock::new(block, &mut self.stubs))),
+            id: self.code.profile.block_id(block),
             // What earlier runs had translated needn't be interpreted first.
             executions: if known_hot {
                 self.settings.promote_after
@@ -446,7 +469,13 @@ impl<E: GuestEnv> Engine<E> {
 
     fn promote(&mut self, env: &mut E, pc: GuestAddr, slot: Slot) -> EnvAction {
         let started = self.settings.timing.then(Instant::now);
-        match promote(&mut self.code, env, &self.settings, pc) {
+        match promote(
+            &mut self.code,
+            &mut self.translator,
+            env,
+            &self.settings,
+            pc,
+        ) {
             Ok(made) => {
                 let stats = &mut self.stats.blocks;
                 stats.translated += made.blocks;

@@ -19,6 +19,40 @@ use crate::guest::{ExitKind, FAR_TARGETS, HostRoutine, ThreadContext, offsets};
 // penalty of dirty upper halves (Intel optimization manual, section 15.3).
 global_asm!(
     r#"
+    .globl temper_enter
+    .hidden temper_enter
+    .globl temper_enter_window
+    .hidden temper_enter_window
+    .globl temper_enter_end
+    .hidden temper_enter_end
+    .globl temper_not_entered
+    .hidden temper_not_entered
+    .globl temper_leave_untranslated
+    .hidden temper_leave_untranslated
+    .globl temper_counter
+    .hidden temper_counter
+    .globl temper_indirect_miss
+    .hidden temper_indirect_miss
+    .globl temper_leave
+    .hidden temper_leave
+    .globl temper_exact_indirect
+    .hidden temper_exact_indirect
+    .globl temper_exact_commit
+    .hidden temper_exact_commit
+    .globl temper_exact_miss
+    .hidden temper_exact_miss
+    .globl temper_exact_end
+    .hidden temper_exact_end
+    .globl temper_syscall
+    .hidden temper_syscall
+    .globl temper_syscall_commit
+    .hidden temper_syscall_commit
+    .globl temper_syscall_done
+    .hidden temper_syscall_done
+    .globl temper_syscall_end
+    .hidden temper_syscall_end
+    .globl temper_syscall_leave
+    .hidden temper_syscall_leave
     .text
     .balign 16
 temper_enter:

@@ -16,6 +16,7 @@ use super::entry;
 use crate::addr::HostAddr;
 use crate::codecache::{ARENA_BASE, ARENA_LIMIT};
 use crate::guest::{ExitKind, FaultRecord, ThreadContext, offsets};
+use crate::host::syscall;
 use crate::native;
 
 /// Signals that the CPU raises; they are never blocked in the host.
@@ -190,6 +191,7 @@ unsafe extern "C" fn on_signal(
         );
     }
     let rip = &mut context.uc_mcontext.gregs[libc::REG_RIP as usize];
+    let calls = syscall::interruptible_window();
     if in_arena(pc) {
         ctx.fault.host_pc = pc;
         ctx.exit_kind = ExitKind::Interrupted as u64;
@@ -204,6 +206,8 @@ unsafe extern "C" fn on_signal(
         *rip = entry::syscall_leave().0 as i64;
     } else if between(pc, entry::syscall_done(), entry::syscall_end()) {
         *rip = entry::syscall_done().0 as i64;
+    } else if between(pc, calls.start, calls.end) {
+        *rip = syscall::interruptible_abort().0 as i64;
     }
 }
 

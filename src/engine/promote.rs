@@ -7,10 +7,10 @@ use std::fmt::Write as _;
 use super::Settings;
 use super::code::Code;
 use crate::addr::GuestAddr;
-use crate::decode::Block;
+use crate::decode::{Block, MAX_BLOCK_INSTRUCTIONS};
 use crate::guest::GuestEnv;
 use crate::profile::Tier;
-use crate::translate::{self, Plan, TranslateError};
+use crate::translate::{self, Plan, TranslateError, Translator};
 
 /// Bytes of code and stubs that one fragment may take.
 const MAX_FRAGMENT: usize = 16 << 10;
@@ -32,14 +32,18 @@ struct Follow<'a, E: GuestEnv> {
     env: &'a mut E,
     single: bool,
     dump: bool,
-    /// A block that was decoded to see whether earlier runs knew it.
-    looked_at: Option<Block>,
+    /// A block that was decoded to see whether earlier runs knew it; empty otherwise.
+    looked_at: Block,
     from_profile: u64,
 }
 
 impl<E: GuestEnv> Follow<'_, E> {
-    fn decode(&mut self, addr: GuestAddr) -> Option<Block> {
-        self.code.decoder.block(self.env.memory(), addr).ok()
+    fn decode(&mut self, addr: GuestAddr, into: &mut Block) -> bool {
+        let memory = self.env.memory();
+        self.code
+            .decoder
+            .block_into(memory, addr, MAX_BLOCK_INSTRUCTIONS, into)
+            .is_ok()
     }
 
     /// Earlier runs had this block translated.
@@ -47,33 +51,34 @@ impl<E: GuestEnv> Follow<'_, E> {
         if !self.code.profile.may_be_known(addr) {
             return false;
         }
-        let Some(block) = self.decode(addr) else {
-            return false;
-        };
-        let known = self.code.profile.known_hot(addr, &block.bytes).is_some();
-        self.looked_at = Some(block);
+        let mut block = std::mem::take(&mut self.looked_at);
+        let known = self.decode(addr, &mut block)
+            && self.code.profile.known_hot(addr, &block.bytes).is_some();
+        self.looked_at = block;
         known
     }
 }
 
 impl<E: GuestEnv> Plan for Follow<'_, E> {
-    fn block(&mut self, addr: GuestAddr) -> Option<Block> {
-        let block = match self.looked_at.take() {
-            Some(block) if block.start == addr => block,
-            Some(_) | None => self.decode(addr)?,
-        };
-        if !self.env.watch_code(block.range()) {
-            return None;
+    fn block(&mut self, addr: GuestAddr, into: &mut Block) -> bool {
+        if self.looked_at.start == addr && self.looked_at.len > 0 {
+            std::mem::swap(&mut self.looked_at, into);
+            self.looked_at.len = 0;
+        } else if !self.decode(addr, into) {
+            return false;
+        }
+        if !self.env.watch_code(into.range()) {
+            return false;
         }
         if self.dump {
-            eprintln!("{}", describe(&block));
+            eprintln!("{}", describe(into));
         }
         if self.code.blocks.get(addr).is_none() {
             self.from_profile += 1;
         }
-        let id = self.code.profile.block_id(&block);
+        let id = self.code.profile.block_id(into);
         self.code.profile.set_tier(id, Tier::Block);
-        Some(block)
+        true
     }
 
     fn wants(&mut self, addr: GuestAddr) -> bool {
@@ -114,6 +119,7 @@ impl<E: GuestEnv> Plan for Follow<'_, E> {
 /// The head can't be translated; the interpreter goes on.
 pub(super) fn promote<E: GuestEnv>(
     code: &mut Code<E::Memory>,
+    translator: &mut Translator,
     env: &mut E,
     settings: &Settings,
     head: GuestAddr,
@@ -132,12 +138,12 @@ pub(super) fn promote<E: GuestEnv>(
         env,
         single: settings.verify,
         dump: settings.dump.decode,
-        looked_at: None,
+        looked_at: Block::default(),
         from_profile: 0,
     };
-    let translation = translate::translate(head, &mut plan, translate_settings)?;
+    let translation = translator.translate(head, &mut plan, translate_settings)?;
     let from_profile = plan.from_profile;
-    for &site in &translation.return_sites {
+    for &site in translation.return_sites {
         code.indirect_targets.insert(site);
         code.cache.map.prepare(site);
     }
@@ -153,11 +159,10 @@ pub(super) fn promote<E: GuestEnv>(
             .sum(),
         code_bytes: (fragment.code.len() + fragment.stubs.len()) as u64,
     };
-    let heads: Vec<GuestAddr> = fragment.entries.iter().map(|entry| entry.guest).collect();
     code.cache.install(space, fragment, !settings.verify);
     code.fragments += 1;
-    for addr in heads {
-        if let Some(slot) = code.blocks.find(addr) {
+    for entry in &fragment.entries {
+        if let Some(slot) = code.blocks.find(entry.guest) {
             code.blocks.at(slot).predecoded = None;
         }
     }

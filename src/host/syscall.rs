@@ -1,8 +1,10 @@
 //! Raw system calls, past the C library: no errno variable, no cancellation, no wrapper
 //! that would change the guest's arguments or results.
 
-use std::arch::asm;
+use std::arch::{asm, naked_asm};
 use std::fmt;
+
+use crate::addr::HostAddr;
 
 /// A Linux error number (positive).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -64,6 +66,77 @@ pub unsafe fn call(number: syscalls::Sysno, args: [u64; 6]) -> SyscallResult {
     decode(unsafe { raw(number.id() as u64, args) })
 }
 
+/// As [`raw`], unless `*pending` is nonzero: then `None`, and nothing was called. For calls
+/// that may block: between the look at `pending` and the call there is no gap, because the
+/// signal handler that sets it redirects a thread inside [`interruptible_window`].
+///
+/// # Safety
+/// As for [`raw`]; `pending` is valid, and only this thread's signal handler writes it.
+pub unsafe fn interruptible(pending: *const u64, number: u64, args: [u64; 6]) -> Option<i64> {
+    // SAFETY: the caller's obligation; the stub reads six words.
+    match unsafe { temper_interruptible(pending, number, args.as_ptr()) } {
+        NOT_ISSUED => None,
+        result => Some(result),
+    }
+}
+
+/// No system call returns it.
+const NOT_ISSUED: i64 = i64::MIN;
+
+/// The stub for [`interruptible`].
+#[unsafe(naked)]
+unsafe extern "C" fn temper_interruptible(
+    pending: *const u64,
+    number: u64,
+    args: *const u64,
+) -> i64 {
+    naked_asm!(
+        "mov rax, rsi",
+        "mov r11, rdi",
+        "mov rcx, rdx",
+        "mov rdi, [rcx]",
+        "mov rsi, [rcx + 8]",
+        "mov rdx, [rcx + 16]",
+        "mov r10, [rcx + 24]",
+        "mov r8, [rcx + 32]",
+        "mov r9, [rcx + 40]",
+        ".globl temper_interruptible_check",
+        ".hidden temper_interruptible_check",
+        "temper_interruptible_check:",
+        "cmp qword ptr [r11], 0",
+        "jne 2f",
+        "syscall",
+        ".globl temper_interruptible_done",
+        ".hidden temper_interruptible_done",
+        "temper_interruptible_done:",
+        "ret",
+        ".globl temper_interruptible_abort",
+        ".hidden temper_interruptible_abort",
+        "temper_interruptible_abort:",
+        "2:",
+        "mov rax, {not_issued}",
+        "ret",
+        not_issued = const NOT_ISSUED,
+    )
+}
+
+unsafe extern "C" {
+    fn temper_interruptible_check();
+    fn temper_interruptible_done();
+    fn temper_interruptible_abort();
+}
+
+/// A thread interrupted here has not made its call yet, or is about to make it again.
+pub fn interruptible_window() -> std::ops::Range<HostAddr> {
+    let addr = |label: unsafe extern "C" fn()| HostAddr(label as *const () as u64);
+    addr(temper_interruptible_check)..addr(temper_interruptible_done)
+}
+
+/// Where the signal handler sends such a thread.
+pub fn interruptible_abort() -> HostAddr {
+    HostAddr(temper_interruptible_abort as *const () as u64)
+}
+
 /// Splits a raw result into value and error.
 pub fn decode(result: i64) -> SyscallResult {
     if (-4095..0).contains(&result) {
@@ -95,5 +168,18 @@ mod tests {
         let closed = unsafe { call(Sysno::close, [u64::MAX, 0, 0, 0, 0, 0]) };
         assert_eq!(closed, Err(Errno(libc::EBADF)));
         assert_eq!(decode(encode(closed) as i64), closed);
+    }
+
+    #[test]
+    fn an_interruptible_call_is_not_made_while_something_is_pending() {
+        let number = Sysno::getpid.id() as u64;
+        let pid = i64::from(std::process::id());
+        // SAFETY: getpid changes nothing.
+        unsafe {
+            assert_eq!(interruptible(&0, number, [0; 6]), Some(pid));
+            assert_eq!(interruptible(&1, number, [0; 6]), None);
+        }
+        assert!(interruptible_window().start < interruptible_window().end);
+        assert!(interruptible_abort() > interruptible_window().end);
     }
 }

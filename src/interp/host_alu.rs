@@ -342,7 +342,8 @@ pub(super) trait Divide: 'static {
 macro_rules! through_rax {
     ($rflags:expr, $text:expr, $low:ident, $high:ident, $b:ident) => {{
         let image: u64;
-        // SAFETY: register arithmetic only; no memory, no stack.
+        // SAFETY: register arithmetic only; no memory, no stack. Not `pure`: a division may
+        // not be moved in front of the check that it doesn't overflow.
         unsafe {
             asm!(
                 "mov eax, {f:e}", "add al, 127", "sahf", "mov rax, {low}",
@@ -353,7 +354,7 @@ macro_rules! through_rax {
                 b = in(reg) $b,
                 out("rax") image,
                 inout("rdx") $high,
-                options(pure, nomem, nostack)
+                options(nomem, nostack)
             );
         }
         unpack($rflags, image as u16);

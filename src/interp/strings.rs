@@ -97,13 +97,14 @@ fn run_length<M: GuestMemory, W: Scalar>(
 }
 
 /// Plain memory, where reading or writing in another width makes no difference.
-fn plain<M: GuestMemory>(
+fn plain<M: GuestMemory, W: Scalar>(
     m: &mut Machine<'_, M>,
     at: GuestAddr,
     elements: u64,
     access: Access,
 ) -> bool {
-    elements > 1 && m.memory.direct(at, elements as usize, access).is_some()
+    let bytes = (elements * W::BYTES) as usize;
+    elements > 1 && m.memory.direct(at, bytes, access).is_some()
 }
 
 struct Movs;
@@ -132,7 +133,9 @@ impl StringOp for Movs {
         if distance != 0 {
             elements = elements.min(distance / W::BYTES);
         }
-        if !plain(m, from, elements, Access::Read) || !plain(m, to, elements, Access::Write) {
+        if !plain::<M, W>(m, from, elements, Access::Read)
+            || !plain::<M, W>(m, to, elements, Access::Write)
+        {
             return None;
         }
         let mut buffer = [0; CHUNK];
@@ -167,7 +170,7 @@ impl StringOp for Stos {
     ) -> Option<Chunk> {
         let to = destination(op, m);
         let elements = run_length::<M, W>(op, to, m.cpu.get(Gpr::Rdi), count);
-        if !plain(m, to, elements, Access::Write) {
+        if !plain::<M, W>(m, to, elements, Access::Write) {
             return None;
         }
         let value = W::read(m.cpu, Gpr::Rax as u8).to_le_bytes();
@@ -250,7 +253,9 @@ impl StringOp for Cmps {
         let (from, to) = (source(op, m), destination(op, m));
         let mut elements = run_length::<M, W>(op, from, m.cpu.get(Gpr::Rsi), count);
         elements = run_length::<M, W>(op, to, m.cpu.get(Gpr::Rdi), elements);
-        if !plain(m, from, elements, Access::Read) || !plain(m, to, elements, Access::Read) {
+        if !plain::<M, W>(m, from, elements, Access::Read)
+            || !plain::<M, W>(m, to, elements, Access::Read)
+        {
             return None;
         }
         let bytes = (elements * W::BYTES) as usize;
@@ -288,7 +293,7 @@ impl StringOp for Scas {
     ) -> Option<Chunk> {
         let to = destination(op, m);
         let elements = run_length::<M, W>(op, to, m.cpu.get(Gpr::Rdi), count);
-        if !plain(m, to, elements, Access::Read) {
+        if !plain::<M, W>(m, to, elements, Access::Read) {
             return None;
         }
         let mut bytes = [0; CHUNK];

@@ -1,7 +1,7 @@
 //! Everything that isn't integer code: the real instruction, run by a stub of `native` on
 //! the guest's registers, with its memory operand given as a host pointer.
 
-use iced_x86::Instruction;
+use iced_x86::{Instruction, OpKind, Register};
 
 use crate::guest::{Access, GuestMemory, GuestTrap};
 use crate::native::{Addressing, StubCache};
@@ -21,6 +21,14 @@ pub(super) fn prepare<M: GuestMemory>(
     instruction: &Instruction,
     stubs: &mut StubCache,
 ) {
+    // A segment prefix without a memory operand means nothing, but would make another stub.
+    let mut plain;
+    let mut instruction = instruction;
+    if instruction.has_segment_prefix() && !touches_memory(instruction) {
+        plain = *instruction;
+        plain.set_segment_prefix(Register::None);
+        instruction = &plain;
+    }
     let id = match stubs.stub(instruction) {
         Ok(id) => id,
         Err(refusal) => {
@@ -45,6 +53,21 @@ pub(super) fn prepare<M: GuestMemory>(
             }
         }
     };
+}
+
+fn touches_memory(instruction: &Instruction) -> bool {
+    (0..instruction.op_count()).any(|i| {
+        matches!(
+            instruction.op_kind(i),
+            OpKind::Memory
+                | OpKind::MemorySegSI
+                | OpKind::MemorySegESI
+                | OpKind::MemorySegRSI
+                | OpKind::MemorySegDI
+                | OpKind::MemorySegEDI
+                | OpKind::MemorySegRDI
+        )
+    })
 }
 
 fn unsupported<M: GuestMemory>(_: &Op<M>, m: &mut Machine<'_, M>) -> Step {

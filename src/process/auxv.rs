@@ -1,6 +1,9 @@
 //! The auxiliary vector that the guest gets: the host's own values where they describe the
 //! machine, the guest's where they describe the program.
 
+use std::fs::File;
+use std::io::Read;
+
 use crate::addr::GuestAddr;
 
 /// What the program's loading contributes.
@@ -24,8 +27,11 @@ pub struct StackPointers {
 
 /// The entries in the kernel's order, AT_NULL included.
 pub fn entries(facts: &ProgramFacts, pointers: StackPointers) -> Vec<[u64; 2]> {
-    // SAFETY: getauxval has no preconditions.
-    let host = |kind: u64| unsafe { libc::getauxval(kind) };
+    let own = host_vector();
+    let host = |kind: u64| {
+        let found = own.iter().find(|[key, _]| *key == kind);
+        found.map_or(0, |[_, value]| *value)
+    };
     let mut vector = Vec::with_capacity(24);
     if let Some(vdso) = facts.vdso {
         vector.push([libc::AT_SYSINFO_EHDR, vdso.0]);
@@ -57,4 +63,24 @@ pub fn entries(facts: &ProgramFacts, pointers: StackPointers) -> Vec<[u64; 2]> {
     // No AT_RSEQ_FEATURE_SIZE and AT_RSEQ_ALIGN: restartable sequences are refused.
     vector.push([libc::AT_NULL, 0]);
     vector
+}
+
+/// The vector that the kernel gave to this process. Not from getauxval: the C library
+/// replaces some values (AT_HWCAP) by its own.
+fn host_vector() -> Vec<[u64; 2]> {
+    let mut bytes = Vec::with_capacity(1024);
+    let read = File::open("/proc/self/auxv").and_then(|mut file| file.read_to_end(&mut bytes));
+    if read.is_err() {
+        bytes.clear();
+    }
+    let (pairs, _) = bytes.as_chunks::<16>();
+    let word = |half: &[u8]| {
+        half.iter()
+            .rev()
+            .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    };
+    pairs
+        .iter()
+        .map(|pair| [word(&pair[..8]), word(&pair[8..])])
+        .collect()
 }

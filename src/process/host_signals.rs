@@ -7,7 +7,7 @@ use super::signals::{HostDisposition, HostFlags, HostHandlers};
 use crate::addr::GuestAddr;
 use crate::engine::host_signals;
 use crate::guest::{CodeControl, ThreadContext};
-use crate::host::syscall::raw;
+use crate::host::syscall::interruptible;
 
 /// Lives as long as one signal operation.
 pub struct Host<'a> {
@@ -39,13 +39,9 @@ impl HostHandlers for Host<'_> {
     }
 
     fn blocking_call(&mut self, ctx: &mut ThreadContext, nr: i64, args: [u64; 6]) -> Option<i64> {
-        // SAFETY: a plain field; volatile because a signal handler of this thread writes it.
-        let pending = unsafe { std::ptr::read_volatile(&raw const ctx.pending) };
-        if pending != 0 {
-            return None;
-        }
-        // SAFETY: the guest's call on the guest's memory, or on the caller's buffers.
-        Some(unsafe { raw(nr as u64, args) })
+        // SAFETY: the guest's call on the guest's memory, or on the caller's buffers; the
+        // field is written by this thread and its signal handler alone.
+        unsafe { interruptible(&raw const ctx.pending, nr as u64, args) }
     }
 
     fn will_write(&mut self, range: Range<GuestAddr>) {

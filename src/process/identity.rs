@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use syscalls::Sysno;
 
+use super::procfs::host_maps;
 use super::stack::StackLayout;
 use crate::addr::GuestAddr;
 use crate::host::syscall::call;
@@ -55,7 +56,7 @@ impl Identity {
     }
 
     fn set_memory_map(&self, stack: GuestAddr) -> Option<()> {
-        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+        let stat = host_maps::read("/proc/self/stat").ok()?;
         // The name in parentheses may hold anything; fields are counted from behind it.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         // proc(5) numbers fields from 1; the first one here is number 3.

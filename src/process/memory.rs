@@ -105,7 +105,7 @@ impl ProcessMemory {
             let mapped = self.space.map().peek(addr).is_some();
             MemoryFault {
                 addr,
-                error_code: FAULT_FETCH | FAULT_USER | u32::from(present) * FAULT_PRESENT,
+                error_code: FAULT_FETCH | FAULT_USER | if present { FAULT_PRESENT } else { 0 },
                 trap_number: 14,
                 signal: libc::SIGSEGV as u8,
                 si_code: if mapped { SEGV_ACCERR } else { SEGV_MAPERR },

@@ -21,14 +21,15 @@ mod notice;
 mod procfs;
 pub mod signals;
 mod stack;
-mod syscalls;
 #[cfg(test)]
-mod tests;
+mod stack_tests;
+mod syscalls;
 mod vdso;
 
 use std::ops::Range;
 use std::path::PathBuf;
 
+use self::syscalls::MemoryLimits;
 use address_space::FileKey;
 use identity::Identity;
 pub use load::{LoadOptions, Start};
@@ -47,8 +48,7 @@ pub struct Process {
     identity: Identity,
     dispositions: Dispositions,
     thread: ThreadState,
-    /// RLIMIT_AS as the guest set it; the host's leaves room for Temper's own mappings.
-    address_limit: Option<[u64; 2]>,
+    memory_limits: MemoryLimits,
     notices: Notices,
     vdso: Option<CodeAlias>,
 }
@@ -85,7 +85,7 @@ impl Process {
                 clear_child_tid: GuestAddr(0),
                 robust_list: GuestAddr(0),
             },
-            address_limit: None,
+            memory_limits: MemoryLimits::default(),
             notices: Notices::default(),
             vdso,
         }
@@ -127,7 +127,7 @@ impl Process {
     pub fn finish(self) {
         tracing::debug!(
             target: "temper::process",
-            mapped_pages = self.memory.space.mapped_pages(),
+            mapped_pages = self.memory.space.mapped_pages(|_| true),
             "guest ended"
         );
     }

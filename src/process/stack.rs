@@ -118,7 +118,7 @@ pub fn build(
         .sum();
     let room = region.mapped.end.0 - region.mapped.start.0;
     // The kernel: a quarter of the limit, and never more than 6 MiB (fs/exec.c).
-    if strings > (room / 4).min(6 << 20).max(128 << 10) {
+    if strings > (room / 4).clamp(128 << 10, 6 << 20) {
         return Err(LoadError::ArgumentsTooLong);
     }
     let mut writer = Writer {

@@ -9,7 +9,6 @@ use syscalls::Sysno;
 
 use super::address_space::{AddressSpace, Attributes, MapRequest, NO_FILE, Prot, Role};
 use super::deferred::Deferred;
-use super::procfs::host_maps;
 use crate::addr::{GuestAddr, PAGE_SIZE};
 use crate::decode::CodeAlias;
 use crate::guest::{Gpr, GuestMemory, ThreadContext, Width};
@@ -18,12 +17,13 @@ use crate::host::syscall::raw;
 /// Copies the host's vdso into low guest memory; `None` if there is none (vdso=0) or no room.
 pub fn install(space: &mut AddressSpace, memory: &mut impl GuestMemory) -> Option<CodeAlias> {
     // SAFETY: getauxval has no preconditions.
-    let base = unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) };
-    let maps = host_maps::read("/proc/self/maps").ok()?;
-    let original = host_maps::find_named(&maps, "[vdso]").filter(|r| r.start.0 == base)?;
-    let bytes = original.end.0 - original.start.0;
+    let original = GuestAddr(unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) });
+    if original.0 == 0 {
+        return None;
+    }
+    let bytes = image_bytes(memory, original)?;
     let mut image = vec![0; bytes as usize];
-    memory.read_bytes(original.start, &mut image).ok()?;
+    memory.read_bytes(original, &mut image).ok()?;
     let start = space.free_low(bytes, PAGE_SIZE).ok()?;
     let request = MapRequest {
         addr: start,
@@ -46,9 +46,27 @@ pub fn install(space: &mut AddressSpace, memory: &mut impl GuestMemory) -> Optio
     Some(CodeAlias {
         start: range.start,
         end: range.end,
-        bias: original.start.0.wrapping_sub(range.start.0) as i64,
+        bias: original.0.wrapping_sub(range.start.0) as i64,
     })
 }
+
+/// The image's size: its section headers come last (Linux arch/x86/entry/vdso), and the
+/// kernel maps whole pages.
+fn image_bytes(memory: &mut impl GuestMemory, image: GuestAddr) -> Option<u64> {
+    let mut field = |at: i64, width| memory.load(image.offset(at), width).ok();
+    if field(0, Width::B4)? != u64::from(u32::from_le_bytes(*b"\x7fELF")) {
+        return None;
+    }
+    let table = field(0x28, Width::B8)?;
+    let entries = field(0x3a, Width::B2)? * field(0x3c, Width::B2)?;
+    table
+        .checked_add(entries)
+        .filter(|end| (1..=MAX_IMAGE_BYTES).contains(end))
+        .map(|end| end.next_multiple_of(PAGE_SIZE))
+}
+
+/// Far more than any kernel's.
+const MAX_IMAGE_BYTES: u64 = 1 << 20;
 
 /// The legacy page with three entry points (arch/x86/entry/vsyscall).
 const VSYSCALL: Range<u64> = 0xffff_ffff_ff60_0000..0xffff_ffff_ff60_1000;

@@ -25,6 +25,16 @@ impl Emitter {
         self.bytes
     }
 
+    /// Starts over at another address.
+    pub(super) fn restart(&mut self, base: HostAddr) {
+        self.base = base;
+        self.bytes.clear();
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     pub(super) fn offset(&self) -> u32 {
         self.bytes.len() as u32
     }

@@ -13,8 +13,9 @@ use crate::guest::{HostRoutine, offsets};
 
 /// What the engine decides while a fragment grows.
 pub trait Plan {
-    /// The block at `addr` for translation; `None` when its code can't be translated now.
-    fn block(&mut self, addr: GuestAddr) -> Option<Block>;
+    /// Decodes the block at `addr` for translation; false when its code can't be translated
+    /// now.
+    fn block(&mut self, addr: GuestAddr, into: &mut Block) -> bool;
 
     /// Whether `addr` is worth following: seen to run, and not translated yet.
     fn wants(&mut self, addr: GuestAddr) -> bool;
@@ -44,11 +45,11 @@ pub struct Settings {
 }
 
 /// A fragment ready for the cache.
-#[derive(Debug)]
-pub struct Translation {
-    pub fragment: NewFragment,
+#[derive(Clone, Copy, Debug)]
+pub struct Translation<'a> {
+    pub fragment: &'a NewFragment,
     /// Guest addresses where returns are expected.
-    pub return_sites: Vec<GuestAddr>,
+    pub return_sites: &'a [GuestAddr],
     pub instructions: u64,
 }
 
@@ -63,36 +64,59 @@ pub enum TranslateError {
 /// Most code bytes for one guest block: 64 instructions of 15 bytes, each possibly spilled.
 const WORST_BLOCK: usize = 64 * 48 + 128;
 
-/// Translates the block at `head` and what follows it, as `plan` wants.
-///
-/// # Errors
-/// See [`TranslateError`]; the lower tier goes on.
-pub fn translate(
-    head: GuestAddr,
-    plan: &mut dyn Plan,
-    settings: Settings,
-) -> Result<Translation, TranslateError> {
-    let mut builder = Builder::new(settings);
-    let mut next = Some((head, Arrival::Head));
-    while let Some((addr, arrival)) = next {
-        let full = builder.bytes() + WORST_BLOCK > settings.max_bytes
-            || builder.fragment.entries.len() >= settings.max_blocks;
-        let block = if full { None } else { plan.block(addr) };
-        let block = block.filter(|block| !block.instructions.is_empty() || is_syscall(block));
-        let Some(block) = block else {
-            if builder.fragment.entries.is_empty() {
-                return Err(TranslateError::Untranslatable);
-            }
-            match arrival {
-                Arrival::Fallthrough => builder.exit(addr),
-                // Nothing falls in here: the returning code goes through the map.
-                Arrival::Head | Arrival::ReturnSite => {}
-            }
-            break;
-        };
-        next = builder.block(&block, arrival, plan)?;
+impl Translator {
+    /// Translates the block at `head` and what follows it, as `plan` wants.
+    ///
+    /// # Errors
+    /// See [`TranslateError`]; the lower tier goes on.
+    pub fn translate(
+        &mut self,
+        head: GuestAddr,
+        plan: &mut dyn Plan,
+        settings: Settings,
+    ) -> Result<Translation<'_>, TranslateError> {
+        self.restart(settings);
+        let mut block = std::mem::take(&mut self.block);
+        let result = self.follow(head, plan, &mut block);
+        self.block = block;
+        result?;
+        self.finish();
+        Ok(Translation {
+            fragment: &self.fragment,
+            return_sites: &self.return_sites,
+            instructions: self.instructions,
+        })
     }
-    Ok(builder.finish())
+
+    fn follow(
+        &mut self,
+        head: GuestAddr,
+        plan: &mut dyn Plan,
+        block: &mut Block,
+    ) -> Result<(), TranslateError> {
+        let settings = self.settings;
+        let mut next = Some((head, Arrival::Head));
+        while let Some((addr, arrival)) = next {
+            let full = self.bytes() + WORST_BLOCK > settings.max_bytes
+                || self.fragment.entries.len() >= settings.max_blocks;
+            let usable = !full
+                && plan.block(addr, block)
+                && (!block.instructions.is_empty() || is_syscall(block));
+            if !usable {
+                if self.fragment.entries.is_empty() {
+                    return Err(TranslateError::Untranslatable);
+                }
+                match arrival {
+                    Arrival::Fallthrough => self.exit(addr),
+                    // Nothing falls in here: the returning code goes through the map.
+                    Arrival::Head | Arrival::ReturnSite => {}
+                }
+                break;
+            }
+            next = self.add(block, arrival, plan)?;
+        }
+        Ok(())
+    }
 }
 
 fn is_syscall(block: &Block) -> bool {
@@ -108,9 +132,13 @@ enum Arrival {
     ReturnSite,
 }
 
-struct Builder {
+/// Makes fragments. Keeps its buffers from one to the next.
+pub struct Translator {
     settings: Settings,
+    /// The block being translated.
+    block: Block,
     code: Emitter,
+    stubs: Emitter,
     recorder: Recorder,
     fragment: NewFragment,
     /// Stubs: exits, then indirect entries as (entry index).
@@ -125,11 +153,19 @@ struct Builder {
     info: InstructionInfoFactory,
 }
 
-impl Builder {
-    fn new(settings: Settings) -> Builder {
-        Builder {
-            settings,
-            code: Emitter::new(settings.code_base),
+impl Default for Translator {
+    fn default() -> Translator {
+        Translator {
+            settings: Settings {
+                code_base: HostAddr(0),
+                stubs_end: HostAddr(0),
+                max_bytes: 0,
+                max_blocks: 0,
+                exact_indirect: false,
+            },
+            block: Block::default(),
+            code: Emitter::new(HostAddr(0)),
+            stubs: Emitter::new(HostAddr(0)),
             recorder: Recorder::default(),
             fragment: NewFragment::default(),
             exits: Vec::new(),
@@ -140,6 +176,20 @@ impl Builder {
             encoder: Encoder::new(64),
             info: InstructionInfoFactory::new(),
         }
+    }
+}
+
+impl Translator {
+    fn restart(&mut self, settings: Settings) {
+        self.settings = settings;
+        self.code.restart(settings.code_base);
+        self.recorder.clear();
+        self.fragment.clear();
+        self.exits.clear();
+        self.outlined_entries.clear();
+        self.counter_branches.clear();
+        self.return_sites.clear();
+        self.instructions = 0;
     }
 
     fn bytes(&self) -> usize {
@@ -171,7 +221,7 @@ impl Builder {
     }
 
     /// Translates one block; says which block follows in the fragment.
-    fn block(
+    fn add(
         &mut self,
         block: &Block,
         arrival: Arrival,
@@ -494,7 +544,7 @@ impl Builder {
         Ok(())
     }
 
-    fn finish(mut self) -> Translation {
+    fn finish(&mut self) {
         // Stubs are laid out from their start; their total size fixes their addresses.
         let exit_bytes: usize = self
             .exits
@@ -507,7 +557,8 @@ impl Builder {
             + counter_bytes
             + self.outlined_entries.len() * crate::codecache::LATE_ENTRY_BYTES;
         let base = self.settings.stubs_end.offset(-(total as i64));
-        let mut stubs = Emitter::new(base);
+        let stubs = &mut self.stubs;
+        stubs.restart(base);
         for &(patch_at, target) in &self.exits {
             self.code.set_rel32(patch_at, stubs.here());
             self.fragment.exits.push(NewExit {
@@ -535,15 +586,12 @@ impl Builder {
             stubs.store_rip(counter.head);
             stubs.jump_to_routine(HostRoutine::Counter);
         }
-        self.fragment.code = self.code.finish();
-        self.fragment.stubs = stubs.finish();
-        debug_assert_eq!(self.fragment.stubs.len(), total);
-        self.fragment.recovery = self.recorder.finish();
-        Translation {
-            fragment: self.fragment,
-            return_sites: self.return_sites,
-            instructions: self.instructions,
-        }
+        debug_assert_eq!(stubs.bytes().len(), total);
+        self.fragment.stubs.extend_from_slice(stubs.bytes());
+        self.fragment.code.extend_from_slice(self.code.bytes());
+        self.fragment
+            .recovery
+            .extend_from_slice(self.recorder.bytes());
     }
 }
 

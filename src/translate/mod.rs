@@ -13,7 +13,7 @@ mod emit;
 mod fragment;
 pub mod recovery;
 
-pub use fragment::{Plan, Settings, TranslateError, Translation, translate};
+pub use fragment::{Plan, Settings, TranslateError, Translation, Translator};
 
 use crate::addr::HostAddr;
 

@@ -64,8 +64,15 @@ impl Recorder {
         self.guest = guest.0;
     }
 
-    pub fn finish(self) -> Box<[u8]> {
-        self.bytes.into_boxed_slice()
+    /// The points so far, in the form that [`points`] reads.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.host = 0;
+        self.guest = 0;
     }
 }
 
@@ -165,10 +172,10 @@ mod tests {
         for (host, guest, fix) in written {
             recorder.point(host, guest, fix);
         }
-        let bytes = recorder.finish();
-        assert_eq!(points(&bytes).collect::<Vec<_>>(), written);
+        let bytes = recorder.bytes();
+        assert_eq!(points(bytes).collect::<Vec<_>>(), written);
         assert_eq!(
-            point_at(&bytes, 13),
+            point_at(bytes, 13),
             Some((GuestAddr(0x40_1003), Fix::R11InSlot))
         );
     }

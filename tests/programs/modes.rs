@@ -92,9 +92,42 @@ fn compare(native: &Run, run: &Run, when: &str) -> Result<(), Failed> {
             "natively: {:?}\nunder Temper: {:?}\n",
             native.outcome, run.outcome
         );
+        let _ = write!(
+            text,
+            "{}{}",
+            first_line_apart("stdout", &native.outcome.stdout, &run.outcome.stdout),
+            first_line_apart("stderr", &native.outcome.stderr, &run.outcome.stderr)
+        );
     }
     let _ = write!(text, "{}", difference(&native.files, &run.files));
     Err(text.into())
+}
+
+/// The first line in which two outputs differ, if they do.
+fn first_line_apart(what: &str, native: &[u8], run: &[u8]) -> String {
+    let lines = |bytes: &[u8]| -> Vec<String> {
+        String::from_utf8_lossy(bytes)
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    };
+    let (native, run) = (lines(native), lines(run));
+    let longest = native.len().max(run.len());
+    match (0..longest).find(|&at| native.get(at) != run.get(at)) {
+        None => String::new(),
+        Some(at) => {
+            let line = |list: &[String]| match list.get(at) {
+                Some(line) => format!("{:?}", line.chars().take(200).collect::<String>()),
+                None => "(no more lines)".into(),
+            };
+            format!(
+                "{what} differs first in line {}: {} natively, {} under Temper\n",
+                at + 1,
+                line(&native),
+                line(&run)
+            )
+        }
+    }
 }
 
 fn difference(native: &Tree, run: &Tree) -> String {

@@ -8,6 +8,7 @@ mod random;
 
 mod speed;
 mod strings;
+mod system;
 mod traps;
 
 use crate::addr::GuestAddr;

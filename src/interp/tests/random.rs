@@ -204,3 +204,27 @@ fn random_integer_instructions_agree_with_the_cpu() {
         "too few cases reached the comparison"
     );
 }
+
+/// Instructions of user code that neither the interpreter nor a stub runs.
+#[test]
+#[ignore = "a listing"]
+fn what_is_unsupported() {
+    use crate::native::StubCache;
+    let mut stubs = StubCache::new().expect("stubs");
+    let mut random = Random::new(77);
+    let mut names = std::collections::BTreeMap::new();
+    for _ in 0..600_000u32 {
+        let bytes = random_bytes(&mut random);
+        let instruction =
+            iced_x86::Decoder::with_ip(64, &bytes, 0x1000, DecoderOptions::NONE).decode();
+        if instruction.is_invalid() {
+            continue;
+        }
+        if !is_own(&instruction)
+            && let Err(refusal) = stubs.stub(&instruction)
+        {
+            names.insert(format!("{:?}", refusal.code), (bytes, refusal.why));
+        }
+    }
+    println!("{names:#x?}");
+}

@@ -7,6 +7,7 @@ use syscalls::Sysno;
 
 use super::host_map;
 use super::map::mapped_parts;
+use super::vma::Attributes;
 use super::{AddressSpace, page_range};
 use crate::addr::{GuestAddr, PAGE_SIZE};
 use crate::guest::CodeControl;
@@ -49,8 +50,8 @@ impl AddressSpace {
         }
     }
 
-    /// msync, mlock, mlock2, munlock, mincore and mseal: `number` on the range, which must be
-    /// wholly the guest's.
+    /// msync, mlock, mlock2, munlock, mincore and mseal. With a hole in the range they do
+    /// what the kernel does before it notices: msync all the rest, locking what lies before.
     ///
     /// # Errors
     /// The kernel's; ENOMEM with a hole in the range.
@@ -66,9 +67,17 @@ impl AddressSpace {
         let start = GuestAddr(addr).page();
         let lead = addr - start.0;
         let range = page_range(start.0, bytes.saturating_add(lead), libc::ENOMEM)?;
-        if range.is_empty() || self.map.covers(range) {
+        let reach = self.map.mapped_up_to(range.clone());
+        if reach >= range.end {
             // SAFETY: the range is the guest's own; none of these calls unmaps anything.
             return unsafe { crate::host::syscall::call(number, [addr, bytes, argument, 0, 0, 0]) };
+        }
+        match number {
+            Sysno::msync => return self.each_part(number, &range, argument),
+            Sysno::mlock | Sysno::mlock2 | Sysno::munlock if reach > start => {
+                host_map::on_range(number, &(start..reach), [argument, 0, 0, 0])?;
+            }
+            _ => {}
         }
         Err(Errno(libc::ENOMEM))
     }
@@ -139,10 +148,11 @@ impl AddressSpace {
             .is_some_and(|end| self.map.covers(start..end))
     }
 
-    /// Pages of `range`, for diagnostics.
-    pub fn mapped_pages(&self) -> u64 {
+    /// How many pages are mapped with attributes that `count` accepts.
+    pub fn mapped_pages(&self, count: impl Fn(&Attributes) -> bool) -> u64 {
         self.map
             .iter_ref()
+            .filter(|(_, attributes)| count(attributes))
             .map(|(range, _)| host_map::bytes(&range) / PAGE_SIZE)
             .sum()
     }

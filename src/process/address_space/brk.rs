@@ -60,7 +60,7 @@ impl AddressSpace {
             host_map::map_anonymous(&grown, prot.host(), lock as u64).ok()?;
             let mut attributes = Attributes::anonymous(prot);
             attributes.role = Role::Heap;
-            self.map.insert(grown.clone(), attributes);
+            self.record(grown.clone(), attributes);
             if prot.executable() {
                 self.announce_range(&grown, code);
             }

@@ -56,7 +56,7 @@ impl AddressSpace {
         let range = at..at.offset(bytes as i64);
         let attributes = self.attributes(&request, prot);
         let writable_alias = attributes.shared && prot.writable();
-        self.map.insert(range.clone(), attributes);
+        self.record(range.clone(), attributes);
         if prot.executable() {
             self.announce_range(&range, code);
         }
@@ -225,7 +225,7 @@ impl AddressSpace {
 
     /// Maps what is already on the host into the guest's view (what the loader made).
     pub fn adopt(&mut self, range: Range<GuestAddr>, attributes: Attributes) {
-        self.map.insert(range, attributes);
+        self.record(range, attributes);
     }
 
     /// Makes a reservation that starts at `start` the guest stack: `mapped` at its top is
@@ -242,11 +242,14 @@ impl AddressSpace {
         prot: Prot,
     ) -> Result<(), Errno> {
         host_map::protect(&mapped, prot.host(), None)?;
+        // Stacks that the kernel grows have no huge pages either; a refusal costs memory only.
+        let advice = [libc::MADV_NOHUGEPAGE as u64, 0, 0, 0];
+        let _ = host_map::on_range(Sysno::madvise, &mapped, advice);
         let mut attributes = Attributes::anonymous(prot);
         attributes.role = Role::Stack;
         self.map.remove(start..mapped.end);
         self.stack_reserve = start.offset(guard as i64)..mapped.start;
-        self.map.insert(mapped, attributes);
+        self.record(mapped, attributes);
         Ok(())
     }
 
@@ -270,6 +273,9 @@ impl AddressSpace {
 
     /// MAP_GROWSDOWN mappings grow without a system call; this learns of it.
     pub(super) fn sync_grown_stacks(&mut self) {
+        if !self.any_grows_down {
+            return;
+        }
         let growing: Vec<_> = self
             .map
             .iter()

@@ -52,6 +52,10 @@ pub struct AddressSpace {
     lock_future: bool,
     attached_segments: Vec<Range<GuestAddr>>,
     next_anonymous_key: u64,
+    /// A mapping came that the kernel extends by itself.
+    any_grows_down: bool,
+    /// Executable or shared memory came, or changed, since anyone asked.
+    code_changed: bool,
 }
 
 impl AddressSpace {
@@ -66,6 +70,8 @@ impl AddressSpace {
             lock_future: false,
             attached_segments: Vec::new(),
             next_anonymous_key: 1,
+            any_grows_down: false,
+            code_changed: false,
         }
     }
 
@@ -101,6 +107,18 @@ impl AddressSpace {
     /// True while a guest write may hit a page that is protected on Temper's account.
     pub fn is_watching(&self) -> bool {
         self.watch.is_active()
+    }
+
+    /// Whether [`AddressSpace::has_writable_code`] may have another answer than when last asked.
+    pub fn take_code_change(&mut self) -> bool {
+        std::mem::take(&mut self.code_changed)
+    }
+
+    /// Enters `range` into the map.
+    fn record(&mut self, range: Range<GuestAddr>, attributes: Attributes) {
+        self.code_changed |= attributes.prot.executable() || attributes.shared;
+        self.any_grows_down |= attributes.grows_down;
+        self.map.insert(range, attributes);
     }
 
     /// True if the guest could write to executable memory by some mapping: only then can

@@ -56,6 +56,12 @@ impl AddressSpace {
     }
 
     fn apply(&mut self, range: Range<GuestAddr>, prot: Prot, code: &mut dyn CodeControl) {
+        self.code_changed |= self
+            .map
+            .within(range.clone())
+            .iter()
+            .any(|vma| vma.attributes.shared || vma.attributes.prot.executable())
+            || prot.executable();
         if prot.executable() && !prot.writable() {
             // Code made so far stays true: its bytes can't have changed since it was made,
             // and from here on they can't by this mapping.

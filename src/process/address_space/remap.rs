@@ -47,7 +47,7 @@ impl AddressSpace {
             self.remap_anywhere(&vma, &source, [old_bytes, new_bytes, flags, new])
         };
         let at = result?;
-        self.record(vma, source, at..at.offset(new_len as i64), flags, code);
+        self.record_move(vma, source, at..at.offset(new_len as i64), flags, code);
         Ok(at.0)
     }
 
@@ -75,7 +75,7 @@ impl AddressSpace {
         host_map::remap([old, old_bytes, new_bytes, flags, hint])
     }
 
-    fn record(
+    fn record_move(
         &mut self,
         vma: Vma,
         source: Range<GuestAddr>,
@@ -105,7 +105,7 @@ impl AddressSpace {
             self.map.remove(tail);
         }
         let executable = attributes.prot.executable();
-        self.map.insert(target.clone(), attributes);
+        self.record(target.clone(), attributes);
         if executable {
             self.announce_range(&target, code);
         }

@@ -58,7 +58,7 @@ impl AddressSpace {
         if flags & SHM_EXEC != 0 {
             prot = prot.with_exec();
         }
-        self.map.insert(
+        self.record(
             range.clone(),
             Attributes {
                 prot,

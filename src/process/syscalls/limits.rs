@@ -1,6 +1,6 @@
 //! Resource limits. The kernel keeps them, with two exceptions: a raised stack limit lets
-//! the guest's stack grow, and a limit on the address space counts the guest's mappings
-//! alone, not Temper's reservations.
+//! the guest's stack grow, and limits on memory count the guest's mappings alone, not
+//! Temper's reservations: the host's limit is the guest's plus what is Temper's.
 
 use ::syscalls::Sysno;
 
@@ -11,8 +11,46 @@ use crate::host::syscall::{Errno, SyscallResult, call as host_call};
 use crate::process::Process;
 
 const INFINITY: u64 = u64::MAX;
-const RLIMIT_AS: u64 = libc::RLIMIT_AS as u64;
-const RLIMIT_STACK: u64 = libc::RLIMIT_STACK as u64;
+
+/// A limit on memory that the host applies to Temper and the guest together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum MemoryLimit {
+    AddressSpace,
+    Data,
+}
+
+impl MemoryLimit {
+    fn number(self) -> u64 {
+        match self {
+            MemoryLimit::AddressSpace => libc::RLIMIT_AS as u64,
+            MemoryLimit::Data => libc::RLIMIT_DATA as u64,
+        }
+    }
+
+    /// The column of /proc/self/statm that counts what the limit limits, in pages.
+    fn column(self) -> usize {
+        match self {
+            MemoryLimit::AddressSpace => 0,
+            MemoryLimit::Data => 5,
+        }
+    }
+}
+
+/// Memory limits as the guest set them, soft and hard.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct MemoryLimits {
+    address_space: Option<[u64; 2]>,
+    data: Option<[u64; 2]>,
+}
+
+impl MemoryLimits {
+    fn of(&mut self, limit: MemoryLimit) -> &mut Option<[u64; 2]> {
+        match limit {
+            MemoryLimit::AddressSpace => &mut self.address_space,
+            MemoryLimit::Data => &mut self.data,
+        }
+    }
+}
 
 impl Process {
     pub(super) fn limit_call(&mut self, sysno: Sysno, call: Call) -> SyscallResult {
@@ -25,9 +63,10 @@ impl Process {
             _ if a as i32 == 0 || a as u32 == std::process::id() => (b, c, d),
             _ => return call.pass(call.args),
         };
-        match resource & 0xffff_ffff {
-            RLIMIT_AS => self.address_limit_call(new, old),
-            RLIMIT_STACK => {
+        match resource as u32 {
+            libc::RLIMIT_AS => self.memory_limit_call(MemoryLimit::AddressSpace, new, old),
+            libc::RLIMIT_DATA => self.memory_limit_call(MemoryLimit::Data, new, old),
+            libc::RLIMIT_STACK => {
                 let result = call.pass(call.args)?;
                 if new != 0
                     && let Ok([soft, _]) = self.read_limit(new)
@@ -40,24 +79,29 @@ impl Process {
         }
     }
 
-    fn address_limit_call(&mut self, new: u64, old: u64) -> SyscallResult {
-        let before = match self.address_limit {
-            Some(limit) => limit,
-            None => host_address_limit(None)?,
+    fn memory_limit_call(&mut self, limit: MemoryLimit, new: u64, old: u64) -> SyscallResult {
+        let before = match *self.memory_limits.of(limit) {
+            Some(pair) => pair,
+            None => host_limit(limit, None)?,
         };
         if new != 0 {
             let wanted = self.read_limit(new)?;
-            let [soft, hard] = wanted;
-            if soft > hard {
+            if wanted[0] > wanted[1] {
                 return Err(Errno(libc::EINVAL));
             }
-            let own = self.own_pages() * PAGE_SIZE;
-            let with_own = |limit: u64| match limit {
+            let own = self.own_pages(limit) * PAGE_SIZE;
+            let with_own = |value: u64| match value {
                 INFINITY => INFINITY,
-                limit => limit.saturating_add(own).min(INFINITY - 1),
+                value => value.saturating_add(own).min(INFINITY - 1),
             };
-            host_address_limit(Some([with_own(soft), with_own(hard)]))?;
-            self.address_limit = Some(wanted);
+            let hard = if wanted[1] == before[1] {
+                // What the guest leaves alone must not look like a raise to the host.
+                host_limit(limit, None)?[1]
+            } else {
+                with_own(wanted[1])
+            };
+            host_limit(limit, Some([with_own(wanted[0]).min(hard), hard]))?;
+            *self.memory_limits.of(limit) = Some(wanted);
         }
         if old != 0 {
             let bytes: Vec<u8> = before.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -68,13 +112,20 @@ impl Process {
         Ok(0)
     }
 
-    /// Pages that are mapped on the host but not the guest's.
-    fn own_pages(&self) -> u64 {
+    /// Pages that count on the host but aren't the guest's.
+    fn own_pages(&self, limit: MemoryLimit) -> u64 {
+        let guest = match limit {
+            MemoryLimit::AddressSpace => self.memory.space.mapped_pages(|_| true),
+            MemoryLimit::Data => self
+                .memory
+                .space
+                .mapped_pages(|a| a.prot.writable() && !a.shared),
+        };
         std::fs::read_to_string("/proc/self/statm")
             .ok()
-            .and_then(|text| text.split(' ').next()?.parse::<u64>().ok())
+            .and_then(|text| text.split(' ').nth(limit.column())?.parse::<u64>().ok())
             .unwrap_or(0)
-            .saturating_sub(self.memory.space.mapped_pages())
+            .saturating_sub(guest)
     }
 
     fn read_limit(&mut self, at: u64) -> Result<[u64; 2], Errno> {
@@ -88,11 +139,11 @@ impl Process {
     }
 }
 
-/// The host's RLIMIT_AS; sets it if `new` is given.
-fn host_address_limit(new: Option<[u64; 2]>) -> Result<[u64; 2], Errno> {
+/// The host's limit, soft and hard; sets it if `new` is given.
+fn host_limit(limit: MemoryLimit, new: Option<[u64; 2]>) -> Result<[u64; 2], Errno> {
     let mut old = [0u64; 2];
-    let new = new.as_ref().map_or(0, |limit| limit.as_ptr() as u64);
-    let args = [0, RLIMIT_AS, new, old.as_mut_ptr() as u64, 0, 0];
+    let new = new.as_ref().map_or(0, |pair| pair.as_ptr() as u64);
+    let args = [0, limit.number(), new, old.as_mut_ptr() as u64, 0, 0];
     // SAFETY: the kernel reads and writes our own two pairs of words.
     unsafe { host_call(Sysno::prlimit64, args) }?;
     Ok(old)

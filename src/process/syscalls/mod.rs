@@ -17,8 +17,12 @@ use super::Process;
 use super::signals::Outcome;
 use crate::addr::GuestAddr;
 use crate::guest::{CodeControl, EnvAction, Gpr, GuestMemory, ThreadContext};
-use crate::host::syscall::{Errno, SyscallResult, encode, raw};
+use crate::host::syscall::{Errno, SyscallResult, encode, interruptible, raw};
+pub use limits::MemoryLimits;
 use table::Family;
+
+/// 0F 05; a prefix before it means nothing.
+const SYSCALL_BYTES: u64 = 2;
 
 /// One system call as the guest made it.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +43,20 @@ impl Call {
 
     fn sysno(self) -> Option<Sysno> {
         Sysno::new(self.number as usize)
+    }
+
+    /// The kernel's own answer, for a call that may block: when a signal is pending, the
+    /// guest is to make the call again after its handler.
+    fn pass_blocking(self, args: [u64; 6], ctx: &mut ThreadContext) -> Ending {
+        // SAFETY: as in `pass`; the field is written by this thread and its signal handler.
+        let result = unsafe { interruptible(&raw const ctx.pending, u64::from(self.number), args) };
+        match result {
+            Some(result) => crate::host::syscall::decode(result).into(),
+            None => {
+                ctx.cpu.rip = ctx.cpu.rip.wrapping_sub(SYSCALL_BYTES);
+                Ending::Action(EnvAction::Continue)
+            }
+        }
     }
 
     /// The kernel's own answer, with arguments that may differ from the guest's.
@@ -78,9 +96,8 @@ impl Process {
         // SYSCALL itself: Intel SDM volume 2.
         ctx.cpu.set(Gpr::Rcx, ctx.cpu.rip);
         ctx.cpu.set(Gpr::R11, ctx.cpu.rflags);
-        let generation = self.memory.space.map().generation();
         let ending = self.carry_out(call, ctx, code);
-        if self.memory.space.map().generation() != generation {
+        if self.memory.space.take_code_change() {
             ctx.pass_through = self.pass_through_mask();
         }
         match ending {
@@ -109,13 +126,13 @@ impl Process {
                 );
                 self.release_outputs(call, code);
             }
-            return call.pass(call.args).into();
+            return call.pass_blocking(call.args, ctx);
         };
         self.release_outputs(call, code);
         match family {
-            Family::PassThrough | Family::PassThroughSilent => call.pass(call.args).into(),
+            Family::PassThrough | Family::PassThroughSilent => call.pass_blocking(call.args, ctx),
             Family::Memory => self.memory_call(sysno, call, code).into(),
-            Family::Paths => self.path_call(sysno, call).into(),
+            Family::Paths => self.path_call(sysno, call, ctx),
             Family::Signals => self.signal_call(call, ctx, code),
             Family::Children => self.child_call(sysno, call).into(),
             Family::Lifetime => self.lifetime_call(sysno, call),
@@ -145,7 +162,7 @@ impl Process {
         match self.with_signals(ctx, code, |signals| signals.syscall(number, call.args)) {
             Some(Outcome::Return(result)) => crate::host::syscall::decode(result).into(),
             Some(Outcome::Action(action)) => Ending::Action(action),
-            None => call.pass(call.args).into(),
+            None => call.pass_blocking(call.args, ctx),
         }
     }
 

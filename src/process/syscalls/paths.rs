@@ -2,9 +2,9 @@
 
 use ::syscalls::Sysno;
 
-use super::Call;
+use super::{Call, Ending};
 use crate::addr::GuestAddr;
-use crate::guest::GuestMemory;
+use crate::guest::{GuestMemory, ThreadContext, Width};
 use crate::host::syscall::{Errno, SyscallResult};
 use crate::process::Process;
 use crate::process::procfs::{self, ProcFile};
@@ -12,15 +12,25 @@ use crate::process::procfs::{self, ProcFile};
 const AT_FDCWD: u64 = libc::AT_FDCWD as u32 as u64;
 
 impl Process {
-    pub(super) fn path_call(&mut self, sysno: Sysno, call: Call) -> SyscallResult {
-        let [a, b, c, d, ..] = call.args;
+    pub(super) fn path_call(
+        &mut self,
+        sysno: Sysno,
+        call: Call,
+        ctx: &mut ThreadContext,
+    ) -> Ending {
+        let [a, b, ..] = call.args;
         let (folder, path) = match sysno {
             Sysno::open | Sysno::stat | Sysno::access | Sysno::readlink => (AT_FDCWD, a),
             _ => (a, b),
         };
         let Some(file) = self.proc_file(folder, path) else {
-            return call.pass(call.args);
+            return call.pass_blocking(call.args, ctx);
         };
+        self.proc_call(sysno, call, file).into()
+    }
+
+    fn proc_call(&mut self, sysno: Sysno, call: Call, file: ProcFile) -> SyscallResult {
+        let [_, b, c, d, ..] = call.args;
         let no_follow = libc::AT_SYMLINK_NOFOLLOW as u64;
         match sysno {
             Sysno::readlink if file == ProcFile::Exe => self.read_exe_link(b, c),
@@ -29,7 +39,7 @@ impl Process {
             Sysno::open => self.open_proc(call, file, Some(b), 0),
             Sysno::openat => self.open_proc(call, file, Some(c), 1),
             Sysno::openat2 => {
-                let flags = self.memory.load(GuestAddr(c), crate::guest::Width::B8).ok();
+                let flags = self.memory.load(GuestAddr(c), Width::B8).ok();
                 self.open_proc(call, file, flags, 1)
             }
             Sysno::stat | Sysno::access if file == ProcFile::Exe => self.with_exe(call, 0),
