@@ -59,7 +59,9 @@ pub(super) struct LiveBlock {
     pub hash: u64,
     pub len: u32,
     pub tier: Tier,
-    /// What earlier runs say of its branch.
+    /// Earlier runs knew it as hot.
+    pub known: bool,
+    /// What they say of its branch.
     bias: Bias,
     pub end: BlockEnd,
     /// Module and file offset; `None` for code of no module.
@@ -314,6 +316,7 @@ impl Profile {
             hash,
             len: block.len,
             tier: Tier::Interpreted,
+            known: known.is_some(),
             bias: known.map_or(Bias::Unknown, |known| known.bias),
             end: block.end,
             place,
@@ -498,12 +501,39 @@ impl Profile {
         }
     }
 
-    /// Moves what all live blocks counted into their modules' records.
-    pub(super) fn drain_all(&mut self) {
-        let ids: Vec<BlockId> = self.index.values().copied().collect();
+    /// Moves what the live blocks of the modules that `choose` says counted into their
+    /// records, in the order of addresses.
+    pub(super) fn drain_modules(&mut self, choose: impl Fn(ModuleIndex) -> bool) {
+        let ids: Vec<BlockId> = self
+            .index
+            .values()
+            .filter(|id| {
+                let place = self.blocks[id.index()].place;
+                place.is_some_and(|(module, _)| choose(module))
+            })
+            .copied()
+            .collect();
+        let mut blocks = vec![0; self.retired.len()];
+        for id in &ids {
+            if let Some((module, _)) = self.blocks[id.index()].place {
+                blocks[module.index()] += 1;
+            }
+        }
+        for (retired, blocks) in self.retired.iter_mut().zip(blocks) {
+            retired.fresh.blocks.reserve(blocks);
+            retired.fresh.edges.reserve(2 * blocks);
+        }
         for id in ids {
             self.drain(id);
         }
+    }
+
+    /// The live blocks that were entered, and how often.
+    pub(super) fn live_counts(&self) -> impl Iterator<Item = (&LiveBlock, u32)> {
+        let counters = self.index.values().map(|id| id.index());
+        counters
+            .map(|index| (&self.blocks[index], self.counters[index].entered))
+            .filter(|(_, entered)| *entered > 0)
     }
 
     /// Before modules at `range` vanish: settles the counts elsewhere that name addresses in
