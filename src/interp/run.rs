@@ -2,7 +2,7 @@
 
 use crate::addr::GuestAddr;
 use crate::decode::{Block, BlockEnd, Decoder};
-use crate::guest::{Gpr, GuestMemory, GuestTrap, flags};
+use crate::guest::{GuestMemory, GuestTrap, flags};
 use crate::native::StubCache;
 
 use super::machine::{Machine, through_stack_segment};
@@ -163,11 +163,8 @@ fn stopped<M: GuestMemory>(op: &Op<M>, machine: &mut Machine<'_, M>) -> Result<(
         GuestTrap::Debug => op.next_ip(),
         _ => op.ip,
     };
-    // With RSP or RBP as base and no override, an operand is in the stack segment.
-    let in_stack_segment = op.base_factor != 0
-        && (op.base == Gpr::Rsp as u8 || op.base == Gpr::Rbp as u8)
-        && !op.special.has_segment();
-    Err(if in_stack_segment {
+    // A stub's trap is the CPU's own already.
+    Err(if op.stub.is_none() && op.is_in_stack_segment() {
         through_stack_segment(trap)
     } else {
         trap
