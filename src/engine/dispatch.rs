@@ -324,10 +324,10 @@ impl<E: GuestEnv> Engine<E> {
         };
         let block = self.code.blocks.at(slot);
         if tier1
-            // A burst interprets code that the cache holds.
-            && !self.code.cache.contains(pc)
             && block.executions >= self.settings.promote_after
             && !block.untranslatable
+            // A burst interprets code that the cache holds.
+            && !self.code.cache.contains(pc)
             && self.code.fragments < self.settings.stop_after
         {
             return self.promote(env, pc, slot);

@@ -81,7 +81,8 @@ impl<E: GuestEnv> Plan for Follow<'_, E> {
         let id = match self.code.blocks.get(addr) {
             Some(known) => known.id,
             None => {
-                self.from_profile += 1;
+                let new = self.code.profile.find(addr).is_none();
+                self.from_profile += u64::from(new);
                 self.code.profile.block_id(into)
             }
         };
@@ -95,6 +96,8 @@ impl<E: GuestEnv> Plan for Follow<'_, E> {
         }
         match self.code.blocks.get(addr) {
             Some(block) if block.executions > 0 => !block.untranslatable,
+            // It was translated before and evicted.
+            None if self.code.profile.find(addr).is_some() => true,
             Some(_) | None => self.known(addr),
         }
     }
@@ -174,9 +177,7 @@ pub(super) fn promote<E: GuestEnv>(
     code.cache.install(space, fragment, !settings.verify);
     code.fragments += 1;
     for entry in &fragment.entries {
-        if let Some(slot) = code.blocks.find(entry.guest) {
-            code.blocks.at(slot).predecoded = None;
-        }
+        code.blocks.remove(entry.guest);
     }
     if settings.dump.fragments
         && let Some((start, bytes)) = code.cache.code_of(head)

@@ -13,7 +13,7 @@ pub const MAX_OUTCOMES: u8 = 16;
 
 /// The most paths that are told apart. When there are more, all counts are halved and what
 /// falls to zero goes: hot paths stay, and a phase that ended fades.
-const MAX_PATHS: usize = 1 << 16;
+const MAX_PATHS: usize = 1 << 14;
 
 /// Must be a power of two.
 const RECENT: usize = 256;
