@@ -12,15 +12,10 @@ use super::identity::Identity;
 use super::known::{KnownBlocks, KnownHot};
 use super::modules::{ModuleIndex, ModuleMap};
 use super::paths::{PathKey, PathRecorder, PathStep};
+use super::site::Site;
 use crate::addr::GuestAddr;
 use crate::decode::{Block, BlockEnd};
 
-/// Targets kept of one indirect branch.
-const MAX_TARGETS: usize = 8;
-/// Every so many targets that find no room, the coldest kept one gives up its place, so that
-/// the first targets seen don't hold theirs forever. A prime, so that a program's own
-/// rhythm doesn't fall in step with it.
-const EVICTION_INTERVAL: u32 = 61;
 const NO_SITE: u32 = u32::MAX;
 
 /// A live block of this run. Valid until [`Profile::invalidate`] covers the block.
@@ -66,43 +61,6 @@ pub(super) struct LiveBlock {
     pub end: BlockEnd,
     /// Module and file offset; `None` for code of no module.
     pub place: Option<(ModuleIndex, u64)>,
-}
-
-/// Where an indirect branch went.
-#[derive(Default, Debug)]
-pub(super) struct Site {
-    pub targets: Vec<(GuestAddr, u32)>,
-    /// Times that the target found no room.
-    pub overflow: u32,
-}
-
-impl Site {
-    #[inline]
-    fn count(&mut self, target: GuestAddr) {
-        for (known, count) in &mut self.targets {
-            if *known == target {
-                *count = count.saturating_add(1);
-                return;
-            }
-        }
-        self.count_new(target);
-    }
-
-    #[cold]
-    fn count_new(&mut self, target: GuestAddr) {
-        if self.targets.len() < MAX_TARGETS {
-            self.targets.push((target, 1));
-            return;
-        }
-        self.overflow = self.overflow.saturating_add(1);
-        if self.overflow.is_multiple_of(EVICTION_INTERVAL)
-            && let Some(coldest) = self.targets.iter_mut().min_by_key(|(_, count)| *count)
-        {
-            // This target has found room after all.
-            self.overflow = (self.overflow - 1).saturating_add(coldest.1);
-            *coldest = (target, 1);
-        }
-    }
 }
 
 /// The counts of one live block, as it goes into the database.
