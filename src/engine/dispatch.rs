@@ -429,6 +429,10 @@ impl<E: GuestEnv> Engine<E> {
                 eprintln!("temper: the instruction `{instruction}` at {pc} is not supported");
                 EnvAction::Abort
             }
+            Err(trap @ (GuestTrap::Breakpoint | GuestTrap::Overflow)) => {
+                ctx.cpu.rip = instruction.next_ip();
+                env.trap(ctx, trap, &mut self.code)
+            }
             Err(trap) => env.trap(ctx, trap, &mut self.code),
         }
     }

@@ -130,6 +130,11 @@ unsafe extern "C" fn on_signal(
     info: *mut libc::siginfo_t,
     context: *mut libc::c_void,
 ) {
+    // The kernel leaves the guest's RFLAGS.AC set for the handler; with it, Rust code faults.
+    // SAFETY: changes that flag alone.
+    unsafe {
+        std::arch::asm!("pushfq", "and dword ptr [rsp], {}", "popfq", const !0x40000_i32);
+    }
     // SAFETY: the kernel passes a valid ucontext and siginfo, ours for the handler's time.
     let (context, info) = unsafe { (&mut *context.cast::<libc::ucontext_t>(), &*info) };
     let pc = context.uc_mcontext.gregs[libc::REG_RIP as usize] as u64;

@@ -51,8 +51,8 @@ pub trait GuestEnv {
     /// as the guest left them; the implementation sets RAX, RCX, R11 as the kernel does.
     fn syscall(&mut self, ctx: &mut ThreadContext, code: &mut dyn CodeControl) -> EnvAction;
 
-    /// An instruction at `ctx.cpu.rip` trapped (for Breakpoint and Overflow: before it). If
-    /// the trap was of the surroundings' own making (a write to a page that they protect
+    /// An instruction at `ctx.cpu.rip` trapped (for Breakpoint, Overflow and Debug: the one
+    /// before it). If the trap was of the surroundings' own making (a write to a page that they protect
     /// because it holds translated code), they undo it and say `Continue` with the state
     /// unchanged: the instruction runs again.
     fn trap(
