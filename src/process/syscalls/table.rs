@@ -170,7 +170,12 @@ mod tests {
     fn owned_calls_never_go_out_from_assembly() {
         for writable in [false, true] {
             let mask = pass_through_mask(CodeExposure { writable, ..SAFE });
-            for call in [Sysno::mmap, Sysno::brk, Sysno::rt_sigreturn, Sysno::exit_group] {
+            for call in [
+                Sysno::mmap,
+                Sysno::brk,
+                Sysno::rt_sigreturn,
+                Sysno::exit_group,
+            ] {
                 assert!(!passes(&mask, call), "{call:?}");
             }
             assert!(passes(&mask, Sysno::getpid));
