@@ -1,11 +1,12 @@
-//! Merging, ageing and bounding. `merge` concatenates and normalizes, so it is commutative
-//! and associative; what isn't (ageing, bounds) is a step of its own.
+//! Merging, ageing and bounding. Merging is commutative and associative; what isn't
+//! (ageing, bounds) is a step of its own. It happens when a program exits, so it goes
+//! through the sorted lists once.
 
 use std::cmp::Reverse;
 
 use crate::record::{
-    BlockRecord, Counts, EdgeRecord, MAX_PATH_OUTCOMES, ModuleProfile, ModuleRecord, PathRecord,
-    Target,
+    BlockRecord, Counts, EdgeRecord, MAX_PATH_OUTCOMES, ModuleId, ModuleProfile, ModuleRecord,
+    PathRecord, Target,
 };
 
 /// Bounds on one module's records.
@@ -39,11 +40,22 @@ impl BlockRecord {
     fn key(&self) -> (u64, u64) {
         (self.offset, self.hash)
     }
+
+    fn add(&mut self, other: &BlockRecord) {
+        self.count = self.count.saturating_add(other.count);
+        self.len = self.len.max(other.len);
+        self.tier = self.tier.max(other.tier);
+        self.head |= other.head;
+    }
 }
 
 impl EdgeRecord {
     fn key(&self) -> (u64, crate::EdgeKind, Target) {
         (self.from, self.kind, self.to)
+    }
+
+    fn add(&mut self, other: &EdgeRecord) {
+        self.count = self.count.saturating_add(other.count);
     }
 }
 
@@ -51,11 +63,14 @@ impl PathRecord {
     fn key(&self) -> (u64, u8, u32) {
         (self.head, self.len, self.outcomes)
     }
+
+    fn add(&mut self, other: &PathRecord) {
+        self.count = self.count.saturating_add(other.count);
+    }
 }
 
 /// Sorts `records` and folds those with equal keys into the first of them.
 fn fold<T, K: Ord>(records: &mut Vec<T>, key: impl Fn(&T) -> K, add: impl Fn(&mut T, &T)) {
-    // A stable sort: two sorted runs one after the other, the usual case, merge in one pass.
     records.sort_by_key(&key);
     records.dedup_by(|later, first| {
         let same = key(later) == key(first);
@@ -66,26 +81,45 @@ fn fold<T, K: Ord>(records: &mut Vec<T>, key: impl Fn(&T) -> K, add: impl Fn(&mu
     });
 }
 
+/// Merges two lists that are sorted and hold each key once.
+fn merge_lists<T, K: Ord>(
+    into: &mut Vec<T>,
+    from: Vec<T>,
+    key: impl Fn(&T) -> K,
+    add: impl Fn(&mut T, &T),
+) {
+    if into.is_empty() {
+        *into = from;
+        return;
+    }
+    let mut merged = Vec::with_capacity(into.len() + from.len());
+    let mut from = from.into_iter().peekable();
+    for mut record in into.drain(..) {
+        let at = key(&record);
+        while let Some(earlier) = from.next_if(|other| key(other) < at) {
+            merged.push(earlier);
+        }
+        if let Some(same) = from.next_if(|other| key(other) == at) {
+            add(&mut record, &same);
+        }
+        merged.push(record);
+    }
+    merged.extend(from);
+    *into = merged;
+}
+
 impl Counts {
     /// Brings the lists into their canonical form: sorted, each key once, no count of 0,
     /// `others` sorted and all of it used.
     pub fn normalize(&mut self) {
         self.drop_zeros();
         self.normalize_others();
-        fold(&mut self.blocks, BlockRecord::key, |into, from| {
-            into.count = into.count.saturating_add(from.count);
-            into.len = into.len.max(from.len);
-            into.tier = into.tier.max(from.tier);
-            into.head |= from.head;
-        });
-        fold(&mut self.edges, EdgeRecord::key, |into, from| {
-            into.count = into.count.saturating_add(from.count);
-        });
-        fold(&mut self.paths, PathRecord::key, |into, from| {
-            into.count = into.count.saturating_add(from.count);
-        });
+        fold(&mut self.blocks, BlockRecord::key, BlockRecord::add);
+        fold(&mut self.edges, EdgeRecord::key, EdgeRecord::add);
+        fold(&mut self.paths, PathRecord::key, PathRecord::add);
     }
 
+    /// Sorts `others` and drops what no edge names.
     fn normalize_others(&mut self) {
         let mut used = vec![false; self.others.len()];
         for edge in &self.edges {
@@ -93,22 +127,39 @@ impl Counts {
                 used[module as usize] = true;
             }
         }
-        let mut order: Vec<usize> = (0..used.len()).filter(|&i| used[i]).collect();
-        order.sort_by(|&a, &b| self.others[a].cmp(&self.others[b]));
-        let mut sorted: Vec<crate::ModuleId> = Vec::with_capacity(order.len());
-        let mut renumbered = vec![0u32; used.len()];
-        for old in order {
-            if sorted.last() != Some(&self.others[old]) {
-                sorted.push(self.others[old].clone());
-            }
-            renumbered[old] = (sorted.len() - 1) as u32;
+        let mut others: Vec<_> = self
+            .others
+            .iter()
+            .zip(used)
+            .filter(|(_, used)| *used)
+            .map(|(id, _)| id.clone())
+            .collect();
+        others.sort();
+        others.dedup();
+        self.renumber(&others);
+        self.others = others;
+    }
+
+    /// Makes edges name modules by their places in `others` (sorted).
+    fn renumber(&mut self, others: &[ModuleId]) {
+        if self.others == others {
+            return;
         }
+        // What isn't there isn't named by an edge either.
+        let places: Vec<u32> = self
+            .others
+            .iter()
+            .map(|id| {
+                others
+                    .binary_search(id)
+                    .map_or(u32::MAX, |place| place as u32)
+            })
+            .collect();
         for edge in &mut self.edges {
             if let Target::There { module, .. } = &mut edge.to {
-                *module = renumbered[*module as usize];
+                *module = places[*module as usize];
             }
         }
-        self.others = sorted;
     }
 
     /// True when the lists are as [`normalize`](Counts::normalize) leaves them and all
@@ -116,7 +167,7 @@ impl Counts {
     pub(crate) fn is_canonical(&self) -> bool {
         let others = self.others.len() as u64;
         self.others.is_sorted_by(|a, b| a < b)
-            && self.others.iter().all(crate::ModuleId::is_valid)
+            && self.others.iter().all(ModuleId::is_valid)
             && self.blocks.is_sorted_by(|a, b| a.key() < b.key())
             && self.edges.is_sorted_by(|a, b| a.key() < b.key())
             && self.paths.is_sorted_by(|a, b| a.key() < b.key())
@@ -135,19 +186,33 @@ impl Counts {
             })
     }
 
-    /// Adds the counts of `other`, saturating.
-    pub fn merge(&mut self, other: Counts) {
-        let shift = self.others.len() as u32;
-        self.others.extend(other.others);
-        self.blocks.extend(other.blocks);
-        self.edges.extend(other.edges.into_iter().map(|mut edge| {
-            if let Target::There { module, .. } = &mut edge.to {
-                *module += shift;
-            }
-            edge
-        }));
-        self.paths.extend(other.paths);
-        self.normalize();
+    /// Adds the counts of `other`, saturating. Both are canonical.
+    pub fn merge(&mut self, mut other: Counts) {
+        let mut others = [&self.others[..], &other.others[..]].concat();
+        others.sort();
+        others.dedup();
+        // Sorted before and after, so renumbering leaves the edges in order.
+        self.renumber(&others);
+        other.renumber(&others);
+        self.others = others;
+        merge_lists(
+            &mut self.blocks,
+            other.blocks,
+            BlockRecord::key,
+            BlockRecord::add,
+        );
+        merge_lists(
+            &mut self.edges,
+            other.edges,
+            EdgeRecord::key,
+            EdgeRecord::add,
+        );
+        merge_lists(
+            &mut self.paths,
+            other.paths,
+            PathRecord::key,
+            PathRecord::add,
+        );
     }
 
     /// Takes an eighth from each count, so that what isn't seen again halves in five runs.

@@ -262,20 +262,17 @@ impl Store {
             mut profile,
             spared,
         } = run;
+        profile.counts.normalize();
         match self.read_locked(&profile.module.id, read_all) {
             Ok(Some(mut old)) => {
                 if profile.module.runs > 0 {
                     old.counts.age(&spared, old.module.runs);
                 }
-                // The old lists first: they are the longer ones and sorted.
                 old.merge(profile);
                 profile = old;
             }
-            Ok(None) => profile.counts.normalize(),
-            Err(error @ Error::Damaged { aside: Some(_), .. }) => {
-                profile.counts.normalize();
-                replaced = Some(error);
-            }
+            Ok(None) => {}
+            Err(error @ Error::Damaged { aside: Some(_), .. }) => replaced = Some(error),
             Err(error) => return Err(error),
         }
         profile.counts.bound(&self.limits);

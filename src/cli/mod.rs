@@ -5,6 +5,7 @@
 pub mod failure;
 pub mod options;
 
+mod console;
 mod doctor;
 mod explain;
 mod lookup;
@@ -19,7 +20,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser, Subcommand};
 
 pub use failure::Failure;
-pub use run::{report_stats, run_program};
+pub use run::run_program;
 
 /// Runs x86-64 programs and learns their hot paths
 #[derive(Parser, Debug)]
@@ -37,7 +38,7 @@ enum Command {
     /// Run a program; its output and exit status are its own
     #[command(after_help = "\
 Environment for finding faults in Temper itself: TEMPER_FLUSH_EVERY=N empties the code \
-cache at every Nth entry, TEMPER_HOT=1 makes all code hot at once, TEMPER_STOP_AFTER=N \
+cache at every Nth entry, TEMPER_HOT=1 makes all code hot at once, TEMPER_PROMOTE_AFTER=N sets when code gets hot, TEMPER_STOP_AFTER=N \
 stops translating after N fragments.")]
     Run(options::RunArgs),
     /// Show what earlier runs learned

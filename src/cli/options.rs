@@ -54,6 +54,8 @@ pub struct Developer {
     pub flush_every: Option<NonZeroU64>,
     /// TEMPER_HOT: treat everything as hot at its first execution.
     pub everything_hot: bool,
+    /// TEMPER_PROMOTE_AFTER: translate a block after this many executions.
+    pub promote_after: Option<u64>,
     /// TEMPER_STOP_AFTER: translate nothing more after this many fragments.
     pub stop_after: Option<u64>,
 }
@@ -171,6 +173,7 @@ impl Developer {
     fn from_environment() -> Result<Developer, Failure> {
         Ok(Developer {
             flush_every: number("TEMPER_FLUSH_EVERY")?.and_then(NonZeroU64::new),
+            promote_after: number("TEMPER_PROMOTE_AFTER")?,
             everything_hot: number("TEMPER_HOT")?.is_some_and(|value| value != 0),
             stop_after: number("TEMPER_STOP_AFTER")?,
         })

@@ -8,8 +8,9 @@ use std::time::Instant;
 
 use profile_db::Durability;
 
+use super::console::Console;
 use super::failure::{Failure, STATUS_OWN};
-use super::options::{DumpStage, MaxTier, ProfileStore, RunOptions};
+use super::options::{Developer, DumpStage, MaxTier, ProfileStore, RunOptions};
 use super::stats;
 use crate::engine::stats::Stats;
 use crate::engine::{Dump, Engine, Outcome, PROMOTE_AFTER, Settings, Tier};
@@ -31,6 +32,10 @@ pub fn run_program(options: RunOptions) -> Result<i32, Failure> {
         create(path)?;
     }
     check_host()?;
+    let console = match (&options.profile, options.stats) {
+        (ProfileStore::Dir(_), _) | (_, true) => Console::keep(),
+        (ProfileStore::Off | ProfileStore::Homeless, false) => Console::default(),
+    };
     let environment: Vec<OsString> = std::env::vars_os()
         .map(|(mut name, value)| {
             name.push("=");
@@ -60,10 +65,10 @@ pub fn run_program(options: RunOptions) -> Result<i32, Failure> {
 
     let outcome = engine.run(&mut ctx, &mut process);
 
-    save_profile(&mut engine, &options);
+    save_profile(&mut engine, &options, &console);
     engine.stats.seconds = started.elapsed().as_secs_f64();
     engine.stats.memory.peak_bytes = probe::peak_memory();
-    let reported = report_stats(&options, &engine.stats);
+    let reported = report_stats(&options, &engine.stats, &console);
     process.finish();
     match outcome {
         Outcome::Exit(status) => reported.map(|()| status),
@@ -101,10 +106,19 @@ fn engine_settings(options: &RunOptions) -> Settings {
             MaxTier::Block => Tier::Block,
         },
         cache_bytes: options.cache_bytes as usize,
-        promote_after: if options.developer.everything_hot {
-            0
-        } else {
-            PROMOTE_AFTER
+        promote_after: match options.developer {
+            Developer {
+                everything_hot: true,
+                ..
+            } => 0,
+            Developer {
+                promote_after: Some(count),
+                ..
+            } => count as u32,
+            Developer {
+                promote_after: None,
+                ..
+            } => PROMOTE_AFTER,
         },
         flush_every: options.developer.flush_every.map_or(0, |every| every.get()),
         stop_after: options.developer.stop_after.unwrap_or(u64::MAX),
@@ -120,7 +134,7 @@ fn engine_settings(options: &RunOptions) -> Settings {
 }
 
 /// Saves what was learned; trouble with it never fails the run.
-fn save_profile(engine: &mut Engine<Process>, options: &RunOptions) {
+fn save_profile(engine: &mut Engine<Process>, options: &RunOptions, console: &Console) {
     if let ProfileStore::Dir(_) = &options.profile {
         let started = Instant::now();
         let report = engine.code.profile.save(Durability::Routine);
@@ -132,7 +146,7 @@ fn save_profile(engine: &mut Engine<Process>, options: &RunOptions) {
             .iter()
             .chain(&report.errors)
         {
-            eprintln!("temper: warning: {error}");
+            console.line(&format!("temper: warning: {error}"));
         }
     }
     let stats = engine.code.profile.stats();
@@ -147,9 +161,9 @@ fn save_profile(engine: &mut Engine<Process>, options: &RunOptions) {
 ///
 /// # Errors
 /// The JSON file can't be written.
-pub fn report_stats(options: &RunOptions, stats: &Stats) -> Result<(), Failure> {
+fn report_stats(options: &RunOptions, stats: &Stats, console: &Console) -> Result<(), Failure> {
     if options.stats {
-        eprintln!("{}", stats::render(stats));
+        console.line(&stats::render(stats));
     }
     if let Some(path) = &options.stats_json {
         let mut text = serde_json::to_vec_pretty(stats)

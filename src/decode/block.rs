@@ -155,51 +155,66 @@ impl Decoder {
         limit: usize,
         block: &mut Block,
     ) -> Result<(), GuestTrap> {
-        let mut window = [0u8; 128];
-        let mut window_start = start;
-        let mut window_len = memory.fetch(start, &mut window)?;
         block.start = start;
         block.instructions.clear();
         block.bytes.clear();
         block.end = BlockEnd::Next { at: start };
         block.len = 0;
+        let mut window = [0u8; 128];
+        let mut window_len = memory.fetch(start, &mut window)?;
         let mut at = start;
-        let mut instruction = Instruction::default();
         loop {
-            let mut used = at.0.wrapping_sub(window_start.0) as usize;
-            if window_len - used < MAX_INSTRUCTION_BYTES && used > 0 {
-                window_start = at;
-                used = 0;
-                match memory.fetch(at, &mut window) {
-                    Ok(len) => window_len = len,
-                    Err(_) => {
-                        block.end = BlockEnd::Next { at };
-                        return Ok(());
-                    }
+            match self.decode_window(memory, at, &window[..window_len], limit, block)? {
+                None => return Ok(()),
+                Some(next) => at = next,
+            }
+            match memory.fetch(at, &mut window) {
+                Ok(len) => window_len = len,
+                Err(_) => {
+                    block.end = BlockEnd::Next { at };
+                    return Ok(());
                 }
             }
-            let code = &window[used..window_len];
-            let mut decoder =
-                iced_x86::Decoder::with_ip(self.mode.bits(), code, at.0, DecoderOptions::NONE);
+        }
+    }
+
+    /// Decodes from `code`, which lies at `start`. `Some`: more code is needed from there on.
+    fn decode_window(
+        &self,
+        memory: &mut impl GuestMemory,
+        start: GuestAddr,
+        code: &[u8],
+        limit: usize,
+        block: &mut Block,
+    ) -> Result<Option<GuestAddr>, GuestTrap> {
+        let mut at = start;
+        let mut decoder =
+            iced_x86::Decoder::with_ip(self.mode.bits(), code, at.0, DecoderOptions::NONE);
+        let mut instruction = Instruction::default();
+        loop {
+            let used = decoder.position();
+            let left = code.len() - used;
+            if left < MAX_INSTRUCTION_BYTES && used > 0 {
+                return Ok(Some(at));
+            }
             decoder.decode_out(&mut instruction);
             if instruction.is_invalid() {
                 // Bytes that end at an unfetchable page: the fault is that of fetching the rest.
-                if code.len() < MAX_INSTRUCTION_BYTES
+                if left < MAX_INSTRUCTION_BYTES
                     && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes
                 {
                     if !block.instructions.is_empty() {
                         block.end = BlockEnd::Next { at };
-                        return Ok(());
+                        return Ok(None);
                     }
-                    let mut next = [0u8; 1];
-                    memory.fetch(at.offset(code.len() as i64), &mut next)?;
+                    memory.fetch(at.offset(left as i64), &mut [0u8; 1])?;
                 }
                 block.end = BlockEnd::InterpretOne {
                     at,
                     why: InterpretReason::Invalid,
                 };
-                block.len += code.len().clamp(1, MAX_INSTRUCTION_BYTES) as u32;
-                return Ok(());
+                block.len += left.clamp(1, MAX_INSTRUCTION_BYTES) as u32;
+                return Ok(None);
             }
             if let Some(alias) = self.alias {
                 alias.apply(&mut instruction);
@@ -210,18 +225,18 @@ impl Decoder {
             block.len += len as u32;
             if let Some(end @ (BlockEnd::Syscall { .. } | BlockEnd::InterpretOne { .. })) = end {
                 block.end = end;
-                return Ok(());
+                return Ok(None);
             }
-            block.bytes.extend_from_slice(&code[..len]);
+            block.bytes.extend_from_slice(&code[used..used + len]);
             block.instructions.push(instruction);
             if let Some(end) = end {
                 block.end = end;
-                return Ok(());
+                return Ok(None);
             }
             at = next;
             if block.instructions.len() >= limit {
                 block.end = BlockEnd::Next { at };
-                return Ok(());
+                return Ok(None);
             }
         }
     }

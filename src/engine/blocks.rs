@@ -13,7 +13,7 @@ use crate::profile::BlockId;
 pub(super) struct KnownBlock<M: GuestMemory> {
     pub start: GuestAddr,
     pub len: u32,
-    /// Dropped once the block is translated; made again when it must be interpreted.
+    /// Kept where the block will be interpreted again.
     pub predecoded: Option<Box<PredecodedBlock<M>>>,
     /// Its counters in the profile.
     pub id: BlockId,
@@ -38,6 +38,10 @@ pub(super) struct Blocks<M: GuestMemory> {
     recent: Box<[(GuestAddr, u32); RECENT]>,
 }
 
+fn recent_index(start: GuestAddr) -> usize {
+    (start.0 ^ start.0 >> 10) as usize % RECENT
+}
+
 const NOWHERE: GuestAddr = GuestAddr(u64::MAX);
 
 impl<M: GuestMemory> Blocks<M> {
@@ -53,7 +57,7 @@ impl<M: GuestMemory> Blocks<M> {
 
     #[inline]
     pub(super) fn find(&mut self, start: GuestAddr) -> Option<Slot> {
-        let recent = &mut self.recent[(start.0 ^ start.0 >> 10) as usize % RECENT];
+        let recent = &mut self.recent[recent_index(start)];
         if recent.0 == start {
             return Some(Slot(recent.1));
         }
@@ -89,6 +93,28 @@ impl<M: GuestMemory> Blocks<M> {
             self.by_page.entry(page).or_default().push(slot);
         }
         Slot(slot)
+    }
+
+    /// Forgets one block, as when it has been translated.
+    pub(super) fn remove(&mut self, start: GuestAddr) {
+        let Some(slot) = self.by_start.remove(&start) else {
+            return;
+        };
+        let Some(block) = self.slots[slot as usize].take() else {
+            return;
+        };
+        self.free.push(slot);
+        for page in pages(start..start.offset(i64::from(block.len.max(1)))) {
+            if let Some(list) = self.by_page.get_mut(&page)
+                && let Some(at) = list.iter().position(|&listed| listed == slot)
+            {
+                list.swap_remove(at);
+            }
+        }
+        let recent = &mut self.recent[recent_index(start)];
+        if recent.0 == start {
+            *recent = (NOWHERE, 0);
+        }
     }
 
     /// Forgets the blocks that touch a page of `range`.

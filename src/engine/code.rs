@@ -14,7 +14,7 @@ use super::counters::Counters;
 use super::entry;
 use crate::addr::GuestAddr;
 use crate::codecache::{CodeCache, MAP_REACH};
-use crate::decode::Decoder;
+use crate::decode::{Block, Decoder};
 use crate::guest::{CodeControl, CpuMode, GuestMemory};
 use crate::profile::{Identities, Profile};
 
@@ -27,6 +27,8 @@ pub struct Code<M: GuestMemory> {
     /// reach: their fragments get an entry for them.
     pub(super) indirect_targets: HashSet<GuestAddr>,
     pub(super) exact_indirect: bool,
+    /// The block decoded last (length 0: none); its memory is used again.
+    pub(super) scratch: Block,
     pub profile: Profile,
     identities: Identities,
     /// Counters in generated code; `None` without profiling.
@@ -47,6 +49,7 @@ impl<M: GuestMemory> Code<M> {
             decoder,
             indirect_targets: HashSet::new(),
             exact_indirect: false,
+            scratch: Block::default(),
             profile,
             identities: Identities::new(),
             counters: if settings.profile {
@@ -66,6 +69,7 @@ impl<M: GuestMemory> Code<M> {
 
 impl<M: GuestMemory> CodeControl for Code<M> {
     fn invalidate(&mut self, range: Range<GuestAddr>) {
+        self.scratch.len = 0;
         self.cache.invalidate(range.clone());
         self.blocks.invalidate(range.clone());
         self.profile.invalidate(range);

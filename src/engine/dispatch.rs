@@ -11,7 +11,7 @@ use super::stats::Stats;
 use super::{Settings, Tier, entry, host_signals, lockstep};
 use crate::addr::{GuestAddr, HostAddr};
 use crate::codecache::{Location, MAP_REACH};
-use crate::decode::{Block, BlockEnd, Decoder, MAX_BLOCK_INSTRUCTIONS};
+use crate::decode::{BlockEnd, Decoder, MAX_BLOCK_INSTRUCTIONS};
 use crate::guest::{
     EnvAction, ExitKind, FarTarget, Gpr, GuestEnv, GuestTrap, ThreadContext, far_index, flags,
 };
@@ -36,8 +36,8 @@ pub struct Engine<E: GuestEnv> {
     settings: Settings,
     stubs: StubCache,
     translator: Translator,
-    /// The block decoded last; its memory is used again.
-    scratch: Block,
+    /// The block interpreted last, if it isn't kept; its memory is used again.
+    scratch_ops: PredecodedBlock<E::Memory>,
     entries: u64,
     /// Blocks that are still to be interpreted to refresh the profile, translated or not.
     burst: u32,
@@ -58,7 +58,7 @@ impl<E: GuestEnv> Engine<E> {
             settings,
             stubs: StubCache::new()?,
             translator: Translator::default(),
-            scratch: Block::default(),
+            scratch_ops: PredecodedBlock::default(),
             entries: 0,
             burst: 0,
             far_epoch: 0,
@@ -317,17 +317,17 @@ impl<E: GuestEnv> Engine<E> {
         tier1: bool,
     ) -> EnvAction {
         let started = self.settings.timing.then(Instant::now);
-        let slot = match self.known_block(env, pc, tier1) {
-            Ok(Some(slot)) => slot,
+        let (slot, fresh) = match self.known_block(env, pc, tier1) {
+            Ok(Some(found)) => found,
             Ok(None) => return self.single(ctx, env),
             Err(trap) => return env.trap(ctx, trap, &mut self.code),
         };
         let block = self.code.blocks.at(slot);
         if tier1
-            // A burst interprets code that the cache holds.
-            && !self.code.cache.contains(pc)
             && block.executions >= self.settings.promote_after
             && !block.untranslatable
+            // A burst interprets code that the cache holds.
+            && !self.code.cache.contains(pc)
             && self.code.fragments < self.settings.stop_after
         {
             return self.promote(env, pc, slot);
@@ -338,19 +338,29 @@ impl<E: GuestEnv> Engine<E> {
         block.executions = block.executions.saturating_add(1);
         let id = block.id;
         self.code.profile.enter(id);
-        let predecoded = match &block.predecoded {
-            Some(predecoded) => predecoded,
-            None => {
-                let scratch = &mut self.scratch;
-                let decoded =
-                    self.code
-                        .decoder
-                        .block_into(env.memory(), pc, MAX_BLOCK_INSTRUCTIONS, scratch);
-                if let Err(trap) = decoded {
-                    return env.trap(ctx, trap, &mut self.code);
+        // Code that will be translated the next time isn't worth keeping.
+        let keep =
+            !tier1 || block.untranslatable || self.burst > 0 || self.settings.promote_after > 1;
+        let predecoded = match &mut block.predecoded {
+            Some(predecoded) => &**predecoded,
+            kept => {
+                if !fresh {
+                    let memory = env.memory();
+                    let scratch = &mut self.code.scratch;
+                    let decoder = &self.code.decoder;
+                    if let Err(trap) =
+                        decoder.block_into(memory, pc, MAX_BLOCK_INSTRUCTIONS, scratch)
+                    {
+                        return env.trap(ctx, trap, &mut self.code);
+                    }
                 }
-                let fresh = PredecodedBlock::new(scratch, &mut self.stubs);
-                block.predecoded.insert(Box::new(fresh))
+                if keep {
+                    let made = PredecodedBlock::new(&self.code.scratch, &mut self.stubs);
+                    &**kept.insert(Box::new(made))
+                } else {
+                    self.scratch_ops.refill(&self.code.scratch, &mut self.stubs);
+                    &self.scratch_ops
+                }
             }
         };
         let end = predecoded.end();
@@ -423,18 +433,18 @@ impl<E: GuestEnv> Engine<E> {
         }
     }
 
-    /// The known block at `pc`, decoded now if need be. `None`: its code changes too often
-    /// to be kept.
+    /// The known block at `pc`, and whether it was decoded (into `scratch`) just now. `None`:
+    /// its code changes too often to be kept.
     fn known_block(
         &mut self,
         env: &mut E,
         pc: GuestAddr,
         tier1: bool,
-    ) -> Result<Option<Slot>, GuestTrap> {
+    ) -> Result<Option<(Slot, bool)>, GuestTrap> {
         if let Some(slot) = self.code.blocks.find(pc) {
-            return Ok(Some(slot));
+            return Ok(Some((slot, false)));
         }
-        let block = &mut self.scratch;
+        let block = &mut self.code.scratch;
         self.code
             .decoder
             .block_into(env.memory(), pc, MAX_BLOCK_INSTRUCTIONS, block)?;
@@ -453,8 +463,7 @@ impl<E: GuestEnv> Engine<E> {
         let known = KnownBlock {
             start: pc,
             len: block.len,
-            predecoded: (!known_hot)
-                .then(|| Box::new(PredecodedBlock::new(block, &mut self.stubs))),
+            predecoded: None,
             id: self.code.profile.block_id(block),
             // What earlier runs had translated needn't be interpreted first.
             executions: if known_hot {
@@ -464,7 +473,7 @@ impl<E: GuestEnv> Engine<E> {
             },
             untranslatable: starts_untranslatable,
         };
-        Ok(Some(self.code.blocks.insert(known)))
+        Ok(Some((self.code.blocks.insert(known), true)))
     }
 
     fn promote(&mut self, env: &mut E, pc: GuestAddr, slot: Slot) -> EnvAction {

@@ -32,18 +32,23 @@ struct Follow<'a, E: GuestEnv> {
     env: &'a mut E,
     single: bool,
     dump: bool,
-    /// A block that was decoded to see whether earlier runs knew it; empty otherwise.
+    /// The block decoded last: to be interpreted, or to see whether earlier runs knew it.
     looked_at: Block,
     from_profile: u64,
 }
 
 impl<E: GuestEnv> Follow<'_, E> {
-    fn decode(&mut self, addr: GuestAddr, into: &mut Block) -> bool {
+    fn look_at(&mut self, addr: GuestAddr) -> bool {
+        if self.looked_at.start == addr && self.looked_at.len > 0 {
+            return true;
+        }
+        let decoder = self.code.decoder;
         let memory = self.env.memory();
-        self.code
-            .decoder
-            .block_into(memory, addr, MAX_BLOCK_INSTRUCTIONS, into)
-            .is_ok()
+        let decoded = decoder.block_into(memory, addr, MAX_BLOCK_INSTRUCTIONS, &mut self.looked_at);
+        if decoded.is_err() {
+            self.looked_at.len = 0;
+        }
+        decoded.is_ok()
     }
 
     /// Earlier runs had this block translated.
@@ -51,32 +56,36 @@ impl<E: GuestEnv> Follow<'_, E> {
         if !self.code.profile.may_be_known(addr) {
             return false;
         }
-        let mut block = std::mem::take(&mut self.looked_at);
-        let known = self.decode(addr, &mut block)
-            && self.code.profile.known_hot(addr, &block.bytes).is_some();
-        self.looked_at = block;
-        known
+        self.look_at(addr)
+            && self
+                .code
+                .profile
+                .known_hot(addr, &self.looked_at.bytes)
+                .is_some()
     }
 }
 
 impl<E: GuestEnv> Plan for Follow<'_, E> {
     fn block(&mut self, addr: GuestAddr, into: &mut Block) -> bool {
-        if self.looked_at.start == addr && self.looked_at.len > 0 {
-            std::mem::swap(&mut self.looked_at, into);
-            self.looked_at.len = 0;
-        } else if !self.decode(addr, into) {
+        if !self.look_at(addr) {
             return false;
         }
+        std::mem::swap(&mut self.looked_at, into);
+        self.looked_at.len = 0;
         if !self.env.watch_code(into.range()) {
             return false;
         }
         if self.dump {
             eprintln!("{}", describe(into));
         }
-        if self.code.blocks.get(addr).is_none() {
-            self.from_profile += 1;
-        }
-        let id = self.code.profile.block_id(into);
+        let id = match self.code.blocks.get(addr) {
+            Some(known) => known.id,
+            None => {
+                let new = self.code.profile.find(addr).is_none();
+                self.from_profile += u64::from(new);
+                self.code.profile.block_id(into)
+            }
+        };
         self.code.profile.set_tier(id, Tier::Block);
         true
     }
@@ -87,6 +96,8 @@ impl<E: GuestEnv> Plan for Follow<'_, E> {
         }
         match self.code.blocks.get(addr) {
             Some(block) if block.executions > 0 => !block.untranslatable,
+            // It was translated before and evicted.
+            None if self.code.profile.find(addr).is_some() => true,
             Some(_) | None => self.known(addr),
         }
     }
@@ -133,16 +144,20 @@ pub(super) fn promote<E: GuestEnv>(
         max_blocks: MAX_BLOCKS,
         exact_indirect: code.exact_indirect,
     };
+    let looked_at = std::mem::take(&mut code.scratch);
     let mut plan = Follow {
         code: &mut *code,
         env,
         single: settings.verify,
         dump: settings.dump.decode,
-        looked_at: Block::default(),
+        looked_at,
         from_profile: 0,
     };
-    let translation = translator.translate(head, &mut plan, translate_settings)?;
+    let translated = translator.translate(head, &mut plan, translate_settings);
     let from_profile = plan.from_profile;
+    let looked_at = std::mem::take(&mut plan.looked_at);
+    code.scratch = looked_at;
+    let translation = translated?;
     for &site in translation.return_sites {
         code.indirect_targets.insert(site);
         code.cache.map.prepare(site);
@@ -162,9 +177,7 @@ pub(super) fn promote<E: GuestEnv>(
     code.cache.install(space, fragment, !settings.verify);
     code.fragments += 1;
     for entry in &fragment.entries {
-        if let Some(slot) = code.blocks.find(entry.guest) {
-            code.blocks.at(slot).predecoded = None;
-        }
+        code.blocks.remove(entry.guest);
     }
     if settings.dump.fragments
         && let Some((start, bytes)) = code.cache.code_of(head)

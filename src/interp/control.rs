@@ -3,10 +3,11 @@
 
 use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
+use crate::addr::GuestAddr;
 use crate::guest::{Gpr, GuestMemory, Width, flags};
 
 use super::condition::{by_condition, holds};
-use super::machine::{Machine, Step};
+use super::machine::{Machine, Step, is_canonical};
 use super::op::{Dst, Handler, Mem, Op, Source};
 use super::operands::{Kind, Operands};
 use super::scalar::{Scalar, by_width};
@@ -26,7 +27,9 @@ fn jump<M: GuestMemory>(op: &Op<M>, m: &mut Machine<'_, M>) -> Step {
 }
 
 fn jump_indirect<M: GuestMemory, W: Scalar, S: Source>(op: &Op<M>, m: &mut Machine<'_, M>) -> Step {
-    m.cpu.rip = S::get::<M, W>(op, m)?;
+    let target = S::get::<M, W>(op, m)?;
+    m.check_target(target)?;
+    m.cpu.rip = target;
     Ok(())
 }
 
@@ -38,6 +41,12 @@ fn call<M: GuestMemory, W: Scalar>(op: &Op<M>, m: &mut Machine<'_, M>) -> Step {
 
 fn call_indirect<M: GuestMemory, W: Scalar, S: Source>(op: &Op<M>, m: &mut Machine<'_, M>) -> Step {
     let target = S::get::<M, W>(op, m)?;
+    if !is_canonical(target) {
+        // The stack's own fault comes first, but nothing is written.
+        let top = m.stack_at(op.stack_mask(), -(W::BYTES as i64));
+        m.update::<W, _>(GuestAddr(top), |_, old| (old, ()))?;
+    }
+    m.check_target(target)?;
     m.push::<W>(op.stack_mask(), op.next_ip())?;
     m.cpu.rip = target;
     Ok(())
@@ -46,8 +55,9 @@ fn call_indirect<M: GuestMemory, W: Scalar, S: Source>(op: &Op<M>, m: &mut Machi
 /// `op.imm` is the number of argument bytes to drop.
 fn ret<M: GuestMemory, W: Scalar>(op: &Op<M>, m: &mut Machine<'_, M>) -> Step {
     let mask = op.stack_mask();
-    let target = m.pop::<W>(mask)?;
-    let top = m.stack_at(mask, op.imm as i64);
+    let target = m.peek::<W>(mask, 0)?;
+    m.check_target(target)?;
+    let top = m.stack_at(mask, W::BYTES as i64 + op.imm as i64);
     m.set_stack(mask, top);
     m.cpu.rip = target;
     Ok(())

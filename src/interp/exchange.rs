@@ -6,7 +6,7 @@ use iced_x86::Mnemonic;
 use crate::guest::{Gpr, GuestMemory, GuestTrap, Width, flags};
 
 use super::host_alu::{self, Binary};
-use super::machine::{Machine, Step};
+use super::machine::{Machine, Step, is_canonical};
 use super::op::{Handler, Op};
 use super::operands::{Kind, Operands};
 use super::scalar::{Scalar, by_width};
@@ -120,6 +120,9 @@ fn compare_pair<M: GuestMemory, W: Scalar>(op: &Op<M>, m: &mut Machine<'_, M>) -
     };
     let expected = pair(m, Gpr::Rdx, Gpr::Rax);
     let new = pair(m, Gpr::Rcx, Gpr::Rbx);
+    if W::WIDTH == Width::B8 && at.0 & 15 != 0 && is_canonical(at.0) {
+        return Err(m.stop(GuestTrap::GeneralProtection));
+    }
     let held = if W::WIDTH == Width::B8 {
         m.memory.compare_exchange_16(at, expected, new)
     } else {

@@ -41,6 +41,7 @@ fn far_pointer<M: GuestMemory, F: Scalar>(op: &Op<M>, m: &mut Machine<'_, M>) ->
     let target = m.load::<F>(op.address(m.cpu))?;
     let selector = m.load::<u16>(op.address_displaced(m.cpu, F::BYTES))?;
     check_code_segment(m, selector)?;
+    m.check_target(target)?;
     Ok(target)
 }
 
@@ -66,6 +67,7 @@ fn ret<M: GuestMemory, W: Scalar>(op: &Op<M>, m: &mut Machine<'_, M>) -> Step {
     let mask = op.stack_mask();
     let [target, selector] = peek::<M, W, 2>(op, m)?;
     check_code_segment(m, selector)?;
+    m.check_target(target)?;
     let top = m.stack_at(mask, 2 * W::BYTES as i64 + op.imm as i64);
     m.set_stack(mask, top);
     m.cpu.rip = target;

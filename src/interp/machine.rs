@@ -2,7 +2,7 @@
 //! the interpreter doesn't itself.
 
 use crate::addr::GuestAddr;
-use crate::guest::{CpuState, Gpr, GuestMemory, GuestTrap, VectorState};
+use crate::guest::{CpuState, Gpr, GuestMemory, GuestTrap, VectorState, Width};
 use crate::native::StubCache;
 
 use super::scalar::Scalar;
@@ -62,8 +62,24 @@ impl<'a, M: GuestMemory> Machine<'a, M> {
     pub(super) fn load_to_modify<W: Scalar>(&mut self, addr: GuestAddr) -> Step<u64> {
         match self.memory.load(addr, W::WIDTH) {
             Ok(value) => Ok(value),
-            Err(trap) => Err(self.stop(as_write(trap))),
+            Err(trap) => Err(self.stop_modifying(addr, trap)),
         }
+    }
+
+    /// The CPU looks for a write fault on the first page of an operand before it looks at
+    /// the second at all.
+    #[cold]
+    #[inline(never)]
+    fn stop_modifying(&mut self, addr: GuestAddr, trap: GuestTrap) -> Stop {
+        let mut trap = as_write(trap);
+        if let GuestTrap::Memory(fault) = trap
+            && fault.addr.page() != addr.page()
+            && let Ok(byte) = self.memory.load(addr, Width::B1)
+            && let Err(first) = self.memory.compare_exchange(addr, Width::B1, byte, byte)
+        {
+            trap = first;
+        }
+        self.stop(trap)
     }
 
     #[inline(always)]
@@ -96,17 +112,21 @@ impl<'a, M: GuestMemory> Machine<'a, M> {
         }
     }
 
-    pub(super) fn read_bytes(&mut self, addr: GuestAddr, buffer: &mut [u8]) -> Step {
-        match self.memory.read_bytes(addr, buffer) {
+    pub(super) fn write_bytes(&mut self, addr: GuestAddr, bytes: &[u8]) -> Step {
+        match self.memory.write_bytes(addr, bytes) {
             Ok(()) => Ok(()),
             Err(trap) => Err(self.stop(trap)),
         }
     }
 
-    pub(super) fn write_bytes(&mut self, addr: GuestAddr, bytes: &[u8]) -> Step {
-        match self.memory.write_bytes(addr, bytes) {
-            Ok(()) => Ok(()),
-            Err(trap) => Err(self.stop(trap)),
+    /// The target of an indirect branch that lies outside the address space faults at the
+    /// branch, not behind it.
+    #[inline(always)]
+    pub(super) fn check_target(&mut self, target: u64) -> Step {
+        if is_canonical(target) {
+            Ok(())
+        } else {
+            Err(self.stop(GuestTrap::GeneralProtection))
         }
     }
 
@@ -175,4 +195,11 @@ pub(super) fn through_stack_segment(trap: GuestTrap) -> GuestTrap {
         }
         other => other,
     }
+}
+
+/// Whether an address is sign-extended from bit 47 (56 with five-level paging, which no
+/// program gets without asking for such addresses).
+#[inline(always)]
+pub(super) fn is_canonical(addr: u64) -> bool {
+    ((addr << 16) as i64 >> 16) as u64 == addr
 }

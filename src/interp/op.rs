@@ -3,7 +3,7 @@
 //! operand is base + index * scale + displacement, branch-free in the usual case.
 
 use crate::addr::GuestAddr;
-use crate::guest::{CpuState, GuestMemory};
+use crate::guest::{CpuState, Gpr, GuestMemory};
 use crate::native::StubId;
 
 use super::machine::{Machine, Step};
@@ -151,6 +151,13 @@ impl<M: GuestMemory> Op<M> {
     pub fn address_displaced(&self, cpu: &CpuState, by: u64) -> GuestAddr {
         let offset = self.sum(cpu).wrapping_add(by) & self.special.address_mask();
         GuestAddr(self.special.segment_base(cpu).wrapping_add(offset))
+    }
+
+    /// With RSP or RBP as base and no override, the memory operand is in the stack segment.
+    pub fn is_in_stack_segment(&self) -> bool {
+        self.base_factor != 0
+            && (self.base == Gpr::Rsp as u8 || self.base == Gpr::Rbp as u8)
+            && !self.special.has_segment()
     }
 
     /// Which bits of RSP the stack's address size uses.

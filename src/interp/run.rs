@@ -2,7 +2,7 @@
 
 use crate::addr::GuestAddr;
 use crate::decode::{Block, BlockEnd, Decoder};
-use crate::guest::{Gpr, GuestMemory, GuestTrap, flags};
+use crate::guest::{GuestMemory, GuestTrap, flags};
 use crate::native::StubCache;
 
 use super::machine::{Machine, through_stack_segment};
@@ -11,22 +11,43 @@ use super::predecode::predecode;
 
 /// A block ready to run. Stub numbers in it belong to the [`StubCache`] it was made with.
 pub struct PredecodedBlock<M: GuestMemory> {
-    ops: Box<[Op<M>]>,
+    ops: Vec<Op<M>>,
     start: GuestAddr,
     end: BlockEnd,
     /// Where the guest goes on unless the last instruction says otherwise.
     next: GuestAddr,
 }
 
+impl<M: GuestMemory> Default for PredecodedBlock<M> {
+    fn default() -> Self {
+        let nowhere = GuestAddr(0);
+        PredecodedBlock {
+            ops: Vec::new(),
+            start: nowhere,
+            end: BlockEnd::Next { at: nowhere },
+            next: nowhere,
+        }
+    }
+}
+
 impl<M: GuestMemory> PredecodedBlock<M> {
     /// Predecodes `block`. Instructions that can't be executed trap when they are reached.
     pub fn new(block: &Block, stubs: &mut StubCache) -> PredecodedBlock<M> {
-        let ops: Box<[Op<M>]> = block
-            .instructions
-            .iter()
-            .map(|instruction| predecode(instruction, stubs))
-            .collect();
-        let next = match block.end {
+        let mut predecoded = PredecodedBlock::default();
+        predecoded.ops.reserve_exact(block.instructions.len());
+        predecoded.refill(block, stubs);
+        predecoded
+    }
+
+    /// Becomes `block`, in the same memory.
+    pub fn refill(&mut self, block: &Block, stubs: &mut StubCache) {
+        self.ops.clear();
+        for instruction in &block.instructions {
+            self.ops.push(predecode(instruction, stubs));
+        }
+        self.start = block.start;
+        self.end = block.end;
+        self.next = match block.end {
             BlockEnd::Branch { next, .. } => next,
             BlockEnd::Syscall { at, .. }
             | BlockEnd::InterpretOne { at, .. }
@@ -37,12 +58,6 @@ impl<M: GuestMemory> PredecodedBlock<M> {
                 block.start
             }
         };
-        PredecodedBlock {
-            ops,
-            start: block.start,
-            end: block.end,
-            next,
-        }
     }
 
     /// The address of the block's first instruction.
@@ -148,11 +163,8 @@ fn stopped<M: GuestMemory>(op: &Op<M>, machine: &mut Machine<'_, M>) -> Result<(
         GuestTrap::Debug => op.next_ip(),
         _ => op.ip,
     };
-    // With RSP or RBP as base and no override, an operand is in the stack segment.
-    let in_stack_segment = op.base_factor != 0
-        && (op.base == Gpr::Rsp as u8 || op.base == Gpr::Rbp as u8)
-        && !op.special.has_segment();
-    Err(if in_stack_segment {
+    // A stub's trap is the CPU's own already.
+    Err(if op.stub.is_none() && op.is_in_stack_segment() {
         through_stack_segment(trap)
     } else {
         trap

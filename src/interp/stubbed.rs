@@ -6,7 +6,7 @@ use iced_x86::{Instruction, OpKind, Register};
 use crate::guest::{Access, GuestMemory, GuestTrap};
 use crate::native::{Addressing, StubCache};
 
-use super::machine::{Machine, Step};
+use super::machine::{Machine, Step, through_stack_segment};
 use super::op::Op;
 
 /// The largest memory operand that is bounced (an XSAVE area with AMX tiles fits).
@@ -139,10 +139,24 @@ fn bounce<M: GuestMemory>(
     let start = (at.0 & 63) as usize;
     let window = start..start + bytes;
     // A written operand is read first too: masked stores leave bytes alone.
-    m.read_bytes(at, &mut buffer.0[window.clone()])?;
+    if let Err(trap) = m.memory.read_bytes(at, &mut buffer.0[window.clone()]) {
+        return Err(m.stop(bounced(op, trap)));
+    }
     run(op, m, buffer.0[window.clone()].as_mut_ptr())?;
     match access {
         Access::Read => Ok(()),
-        Access::Write | Access::ReadWrite => m.write_bytes(at, &buffer.0[window]),
+        Access::Write | Access::ReadWrite => m
+            .memory
+            .write_bytes(at, &buffer.0[window])
+            .map_err(|trap| m.stop(bounced(op, trap))),
+    }
+}
+
+/// The trap of copying an operand, as the instruction itself would have raised it.
+fn bounced<M: GuestMemory>(op: &Op<M>, trap: GuestTrap) -> GuestTrap {
+    if op.is_in_stack_segment() {
+        through_stack_segment(trap)
+    } else {
+        trap
     }
 }

@@ -10,7 +10,7 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 use crate::guest::{Gpr, GuestMemory, GuestTrap, Width, flags};
 
 use super::host_alu::{self, Random};
-use super::machine::{Machine, Step};
+use super::machine::{Machine, Step, is_canonical};
 use super::op::{Handler, Mem, Op, Source};
 use super::operands::{Kind, Operands};
 use super::scalar::{Scalar, by_width};
@@ -143,7 +143,13 @@ fn xgetbv<M: GuestMemory>(_: &Op<M>, m: &mut Machine<'_, M>) -> Step {
         asm!("xgetbv", in("ecx") index, out("eax") low, out("edx") high,
              options(nomem, nostack, preserves_flags));
     }
-    set_edx_eax(m, u64::from(high) << 32 | u64::from(low));
+    let mut value = u64::from(high) << 32 | u64::from(low);
+    if index == 1 {
+        // Which components are in use: of the vector state, the guest's, which is at rest.
+        let vector = crate::host::XsaveLayout::get().vector_mask;
+        value = value & !vector | m.vector.xstate_bv() & vector;
+    }
+    set_edx_eax(m, value);
     Ok(())
 }
 
@@ -211,13 +217,6 @@ fn write_base<M: GuestMemory, W: Scalar, const GS: bool>(
     Ok(())
 }
 
-/// Whether an address is sign-extended from bit 47 (56 with five-level paging, which no
-/// program gets without asking for such addresses).
-fn is_canonical(addr: u64) -> bool {
-    let top = (addr as i64) >> 47;
-    top == 0 || top == -1
-}
-
 fn read_segment<M: GuestMemory, W: Scalar>(op: &Op<M>, m: &mut Machine<'_, M>) -> Step {
     W::write(m.cpu, op.dst, u64::from(segments::selector(op.imm as u8)));
     Ok(())
@@ -251,6 +250,14 @@ fn xtest<M: GuestMemory>(_: &Op<M>, m: &mut Machine<'_, M>) -> Step {
     Ok(())
 }
 
+/// AMD's Zen and what came after it (and Hygon's).
+fn is_amd_family_17h_or_later() -> bool {
+    let vendor = __cpuid_count(0, 0).ebx.to_le_bytes();
+    let signature = __cpuid_count(1, 0).eax;
+    let family = (signature >> 8 & 15) + (signature >> 20 & 0xff);
+    matches!(&vendor, b"Auth" | b"Hygo") && family >= 0x17
+}
+
 /// Whether this CPU has the instruction; one that it lacks raises #UD as natively.
 pub(super) fn host_has(mnemonic: Mnemonic) -> bool {
     let leaf7 = || __cpuid_count(7, 0);
@@ -282,7 +289,10 @@ pub(super) fn host_has(mnemonic: Mnemonic) -> bool {
         Mnemonic::Rdpid => leaf7().ecx & (1 << 22) != 0,
         Mnemonic::Serialize => leaf7().edx & (1 << 14) != 0,
         Mnemonic::Rdtscp => __cpuid_count(0x8000_0001, 0).edx & (1 << 27) != 0,
-        Mnemonic::Monitorx | Mnemonic::Mwaitx => __cpuid_count(0x8000_0001, 0).ecx & (1 << 29) != 0,
+        // Hypervisors hide the bit, but let the instructions run.
+        Mnemonic::Monitorx | Mnemonic::Mwaitx => {
+            __cpuid_count(0x8000_0001, 0).ecx & (1 << 29) != 0 || is_amd_family_17h_or_later()
+        }
         Mnemonic::Clzero => __cpuid_count(0x8000_0008, 0).ebx & 1 != 0,
         Mnemonic::Xgetbv => crate::host::Features::get().xsave,
         Mnemonic::Rdfsbase | Mnemonic::Wrfsbase | Mnemonic::Rdgsbase | Mnemonic::Wrgsbase => {

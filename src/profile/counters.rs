@@ -12,15 +12,10 @@ use super::identity::Identity;
 use super::known::{KnownBlocks, KnownHot};
 use super::modules::{ModuleIndex, ModuleMap};
 use super::paths::{PathKey, PathRecorder, PathStep};
+use super::site::Site;
 use crate::addr::GuestAddr;
 use crate::decode::{Block, BlockEnd};
 
-/// Targets kept of one indirect branch.
-const MAX_TARGETS: usize = 8;
-/// Every so many targets that find no room, the coldest kept one gives up its place, so that
-/// the first targets seen don't hold theirs forever. A prime, so that a program's own
-/// rhythm doesn't fall in step with it.
-const EVICTION_INTERVAL: u32 = 61;
 const NO_SITE: u32 = u32::MAX;
 
 /// A live block of this run. Valid until [`Profile::invalidate`] covers the block.
@@ -59,48 +54,13 @@ pub(super) struct LiveBlock {
     pub hash: u64,
     pub len: u32,
     pub tier: Tier,
-    /// What earlier runs say of its branch.
+    /// Earlier runs knew it as hot.
+    pub known: bool,
+    /// What they say of its branch.
     bias: Bias,
     pub end: BlockEnd,
     /// Module and file offset; `None` for code of no module.
     pub place: Option<(ModuleIndex, u64)>,
-}
-
-/// Where an indirect branch went.
-#[derive(Default, Debug)]
-pub(super) struct Site {
-    pub targets: Vec<(GuestAddr, u32)>,
-    /// Times that the target found no room.
-    pub overflow: u32,
-}
-
-impl Site {
-    #[inline]
-    fn count(&mut self, target: GuestAddr) {
-        for (known, count) in &mut self.targets {
-            if *known == target {
-                *count = count.saturating_add(1);
-                return;
-            }
-        }
-        self.count_new(target);
-    }
-
-    #[cold]
-    fn count_new(&mut self, target: GuestAddr) {
-        if self.targets.len() < MAX_TARGETS {
-            self.targets.push((target, 1));
-            return;
-        }
-        self.overflow = self.overflow.saturating_add(1);
-        if self.overflow.is_multiple_of(EVICTION_INTERVAL)
-            && let Some(coldest) = self.targets.iter_mut().min_by_key(|(_, count)| *count)
-        {
-            // This target has found room after all.
-            self.overflow = (self.overflow - 1).saturating_add(coldest.1);
-            *coldest = (target, 1);
-        }
-    }
 }
 
 /// The counts of one live block, as it goes into the database.
@@ -314,6 +274,7 @@ impl Profile {
             hash,
             len: block.len,
             tier: Tier::Interpreted,
+            known: known.is_some(),
             bias: known.map_or(Bias::Unknown, |known| known.bias),
             end: block.end,
             place,
@@ -498,12 +459,39 @@ impl Profile {
         }
     }
 
-    /// Moves what all live blocks counted into their modules' records.
-    pub(super) fn drain_all(&mut self) {
-        let ids: Vec<BlockId> = self.index.values().copied().collect();
+    /// Moves what the live blocks of the modules that `choose` says counted into their
+    /// records, in the order of addresses.
+    pub(super) fn drain_modules(&mut self, choose: impl Fn(ModuleIndex) -> bool) {
+        let ids: Vec<BlockId> = self
+            .index
+            .values()
+            .filter(|id| {
+                let place = self.blocks[id.index()].place;
+                place.is_some_and(|(module, _)| choose(module))
+            })
+            .copied()
+            .collect();
+        let mut blocks = vec![0; self.retired.len()];
+        for id in &ids {
+            if let Some((module, _)) = self.blocks[id.index()].place {
+                blocks[module.index()] += 1;
+            }
+        }
+        for (retired, blocks) in self.retired.iter_mut().zip(blocks) {
+            retired.fresh.blocks.reserve(blocks);
+            retired.fresh.edges.reserve(2 * blocks);
+        }
         for id in ids {
             self.drain(id);
         }
+    }
+
+    /// The live blocks that were entered, and how often.
+    pub(super) fn live_counts(&self) -> impl Iterator<Item = (&LiveBlock, u32)> {
+        let counters = self.index.values().map(|id| id.index());
+        counters
+            .map(|index| (&self.blocks[index], self.counters[index].entered))
+            .filter(|(_, entered)| *entered > 0)
     }
 
     /// Before modules at `range` vanish: settles the counts elsewhere that name addresses in

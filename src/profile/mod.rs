@@ -13,6 +13,7 @@ mod known;
 mod modules;
 mod paths;
 mod save;
+mod site;
 
 pub use counters::{BlockId, Outcome, Profile, ProfileStats};
 pub use identity::{Identities, Identity};

@@ -13,7 +13,10 @@ pub const MAX_OUTCOMES: u8 = 16;
 
 /// The most paths that are told apart. When there are more, all counts are halved and what
 /// falls to zero goes: hot paths stay, and a phase that ended fades.
-const MAX_PATHS: usize = 1 << 16;
+const MAX_PATHS: usize = 1 << 14;
+
+/// Must be a power of two.
+const RECENT: usize = 256;
 
 /// A path: where it starts and which way its branches went.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -23,6 +26,15 @@ pub struct PathKey {
     pub outcomes: u16,
     /// How many there were, at most [`MAX_OUTCOMES`].
     pub len: u8,
+}
+
+impl PathKey {
+    #[inline]
+    fn place(&self) -> usize {
+        let mixed = (self.head.0 ^ u64::from(self.outcomes) << 40 ^ u64::from(self.len) << 56)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed >> 56) as usize % RECENT
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,10 +65,9 @@ pub(super) enum PathStep {
 pub(super) struct PathRecorder {
     state: State,
     current: PathKey,
-    /// The path that was last completed, and how often in a row: a tight loop doesn't go
-    /// through the table each time.
-    last: PathKey,
-    repeats: u32,
+    /// Recently completed paths and what isn't in `counts` yet of theirs, direct-mapped: hot
+    /// loops stay in the nearest cache.
+    recent: Box<[(PathKey, u32); RECENT]>,
     counts: HashMap<PathKey, u32>,
     limit: usize,
 }
@@ -71,8 +82,7 @@ impl PathRecorder {
         PathRecorder {
             state: State::Between,
             current: none,
-            last: none,
-            repeats: 0,
+            recent: Box::new([(none, 0); RECENT]),
             counts: HashMap::new(),
             limit: MAX_PATHS,
         }
@@ -151,22 +161,22 @@ impl PathRecorder {
             // Without a branch there is nothing that the block counts don't say.
             return;
         }
-        if self.current == self.last {
-            self.repeats = self.repeats.saturating_add(1);
+        let place = self.current.place();
+        let (key, count) = &mut self.recent[place];
+        if *key == self.current {
+            *count = count.saturating_add(1);
         } else {
-            self.flush();
-            self.last = self.current;
-            self.repeats = 1;
+            let evicted = std::mem::replace(&mut self.recent[place], (self.current, 1));
+            self.settle(evicted);
         }
     }
 
-    fn flush(&mut self) {
-        if self.repeats == 0 {
+    fn settle(&mut self, (key, fresh): (PathKey, u32)) {
+        if fresh == 0 {
             return;
         }
-        let repeats = std::mem::take(&mut self.repeats);
-        let count = self.counts.entry(self.last).or_insert(0);
-        *count = count.saturating_add(repeats);
+        let count = self.counts.entry(key).or_insert(0);
+        *count = count.saturating_add(fresh);
         while self.counts.len() > self.limit {
             self.counts.retain(|_, count| {
                 *count /= 2;
@@ -175,21 +185,31 @@ impl PathRecorder {
         }
     }
 
+    fn settle_all(&mut self) {
+        for place in 0..RECENT {
+            let key = self.recent[place].0;
+            let fresh = std::mem::take(&mut self.recent[place].1);
+            self.settle((key, fresh));
+        }
+    }
+
     /// All paths and their counts.
     pub fn iter(&mut self) -> impl Iterator<Item = (PathKey, u32)> + '_ {
-        self.flush();
+        self.settle_all();
         self.counts.iter().map(|(&key, &count)| (key, count))
     }
 
     /// Takes out the paths whose heads `choose` says.
     pub fn take(&mut self, choose: impl Fn(GuestAddr) -> bool) -> Vec<(PathKey, u32)> {
-        self.flush();
+        self.settle_all();
         self.counts.extract_if(|key, _| choose(key.head)).collect()
     }
 
     pub fn clear(&mut self) {
         self.counts.clear();
-        self.repeats = 0;
+        for (_, fresh) in self.recent.iter_mut() {
+            *fresh = 0;
+        }
     }
 }
 

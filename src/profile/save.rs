@@ -36,6 +36,21 @@ pub struct SaveReport {
     pub errors: Vec<Error>,
 }
 
+/// What a run learned of a module.
+#[derive(Clone, Copy, Default)]
+struct Learned {
+    executions: u64,
+    /// Hot blocks that earlier runs didn't know.
+    news: usize,
+}
+
+impl Learned {
+    fn add(&mut self, count: u64, news: bool) {
+        self.executions = self.executions.saturating_add(count);
+        self.news += usize::from(news);
+    }
+}
+
 impl Retired {
     /// Adds a block's counts; `module` and `offset` say where it is.
     pub(super) fn add_block(
@@ -108,6 +123,9 @@ impl Retired {
     }
 
     fn settle(&mut self, map: &ModuleMap) {
+        if self.fresh.is_empty() {
+            return;
+        }
         let mut fresh = std::mem::take(&mut self.fresh);
         // Targets name modules by their index in this run.
         fresh.others = map
@@ -115,6 +133,7 @@ impl Retired {
             .iter()
             .map(|module| module.identity.id.clone())
             .collect();
+        fresh.normalize();
         self.settled.merge(fresh);
     }
 
@@ -145,21 +164,25 @@ impl Profile {
         let Some(store) = self.store.clone() else {
             return report;
         };
-        self.drain_all();
-        let paths = self.paths.take(|_| true);
+        let learned = self.learned(&store);
+        let worth: Vec<bool> = (0..learned.len())
+            .map(|index| self.is_worth_saving(ModuleIndex(index as u32), learned[index]))
+            .collect();
+        self.drain_modules(|module| worth[module.index()]);
+        let modules = &self.modules;
+        let paths = self.paths.take(|head| {
+            let place = modules.locate(head);
+            place.is_some_and(|(module, _)| worth[module.index()])
+        });
         self.retire_paths(paths);
-        for index in 0..self.retired.len() {
+        for (index, worth) in worth.into_iter().enumerate() {
             let module = ModuleIndex(index as u32);
+            // What is left alone is kept: with what follows it may be worth a later save.
+            if !worth {
+                report.skipped += u64::from(learned[index].executions > 0);
+                continue;
+            }
             let counts = self.retired[index].take(&self.modules);
-            if counts.is_empty() {
-                continue;
-            }
-            if !self.is_worth_saving(&store, module, &counts) {
-                report.skipped += 1;
-                // Kept: together with what follows it may be worth a later save.
-                self.retired[index].settled = counts;
-                continue;
-            }
             let run = self.run_profile(module, counts);
             match store.merge(run, durability) {
                 Ok(written) => {
@@ -185,24 +208,44 @@ impl Profile {
         report
     }
 
-    fn is_worth_saving(&mut self, store: &Store, module: ModuleIndex, counts: &Counts) -> bool {
-        let executions = counts.executions();
-        if executions >= LONG_RUN {
-            return true;
-        }
+    /// What the run learned of each module since the last save. Only looks, because most
+    /// runs save nothing.
+    fn learned(&mut self, store: &Store) -> Vec<Learned> {
         let hot_count = store.limits().hot_count;
-        let known = self.known(module);
-        let news = counts
-            .blocks
-            .iter()
-            .filter(|b| b.count >= hot_count || b.tier > Tier::Interpreted)
-            .filter(|b| known.get(b.offset, || b.hash).is_none())
-            .count();
-        if known.recorded {
-            news > known.len() / 32
-        } else {
-            news > 0 || executions >= SHORT_RUN
+        let is_hot = |count: u64, tier| count >= hot_count || tier > Tier::Interpreted;
+        let mut learned = vec![Learned::default(); self.retired.len()];
+        for (block, entered) in self.live_counts() {
+            let count = u64::from(entered);
+            if let Some((module, _)) = block.place {
+                let news = !block.known && is_hot(count, block.tier);
+                learned[module.index()].add(count, news);
+            }
         }
+        for (index, retired) in self.retired.iter_mut().enumerate() {
+            retired.settle(&self.modules);
+            let known = &self.known[index];
+            for block in &retired.settled.blocks {
+                let is_known = known
+                    .as_ref()
+                    .is_some_and(|known| known.get(block.offset, || block.hash).is_some());
+                let news = !is_known && is_hot(block.count, block.tier);
+                learned[index].add(block.count, news);
+            }
+        }
+        learned
+    }
+
+    fn is_worth_saving(&mut self, module: ModuleIndex, learned: Learned) -> bool {
+        if learned.executions == 0 {
+            return false;
+        }
+        let known = self.known(module);
+        learned.executions >= LONG_RUN
+            || if known.recorded {
+                learned.news > known.len() / 32
+            } else {
+                learned.news > 0 || learned.executions >= SHORT_RUN
+            }
     }
 
     fn run_profile(&mut self, module: ModuleIndex, counts: Counts) -> RunProfile {

@@ -73,18 +73,22 @@ fn two_contents_at_one_offset_stay_apart() {
 
 #[test]
 fn other_modules_are_renumbered_when_lists_meet() {
-    let to_other = |id: u8| Counts {
-        others: vec![ModuleId::Content([9; 16]), ModuleId::Content([id; 16])],
-        edges: vec![EdgeRecord {
-            from: 1,
-            kind: EdgeKind::Return,
-            to: Target::There {
-                module: 1,
-                offset: 5,
-            },
-            count: 1,
-        }],
-        ..Counts::default()
+    let to_other = |id: u8| {
+        let mut counts = Counts {
+            others: vec![ModuleId::Content([9; 16]), ModuleId::Content([id; 16])],
+            edges: vec![EdgeRecord {
+                from: 1,
+                kind: EdgeKind::Return,
+                to: Target::There {
+                    module: 1,
+                    offset: 5,
+                },
+                count: 1,
+            }],
+            ..Counts::default()
+        };
+        counts.normalize();
+        counts
     };
     let all = merged(merged(to_other(7), to_other(3)), to_other(7));
     // The unused module is gone, the others are sorted.

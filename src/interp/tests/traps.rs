@@ -197,3 +197,31 @@ fn int1_reports_the_address_behind_it() {
     assert_eq!(step(&mut bench, &[0xf1], &mut cpu), Err(GuestTrap::Debug));
     assert_eq!(cpu.pc(), bench.code_addr().offset(1));
 }
+
+#[test]
+fn a_branch_out_of_the_address_space_faults_at_the_branch() {
+    let mut bench = Bench::new();
+    let top = bench.data_addr().0 + 4096;
+    bench.data_mut()[4096..4104].copy_from_slice(&(1u64 << 47).to_le_bytes());
+    // ret; jmp rax; call rax; ret 8
+    for code in [&[0xc3][..], &[0xff, 0xe0], &[0xff, 0xd0], &[0xc2, 8, 0]] {
+        let before = bench.data().to_vec();
+        let mut cpu = CpuState::default();
+        cpu.set(Gpr::Rax, 1 << 47);
+        cpu.set(Gpr::Rsp, top);
+        let (at, result) = run_block(&mut bench, code, &mut cpu);
+        assert_eq!(result, Err(GuestTrap::GeneralProtection), "{code:02x?}");
+        assert_eq!((cpu.pc(), cpu.get(Gpr::Rsp)), (at, top), "{code:02x?}");
+        assert_eq!(bench.data(), before, "{code:02x?}");
+    }
+}
+
+#[test]
+fn a_misaligned_exchange_of_sixteen_bytes_is_a_protection_fault() {
+    let mut bench = Bench::new();
+    let mut cpu = CpuState::default();
+    cpu.set(Gpr::Rsp, bench.data_addr().0 + 8);
+    // cmpxchg16b [rsp]
+    let result = step(&mut bench, &[0x48, 0x0f, 0xc7, 0x0c, 0x24], &mut cpu);
+    assert_eq!(result, Err(GuestTrap::GeneralProtection));
+}
