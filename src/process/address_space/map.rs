@@ -334,7 +334,7 @@ fn mapped_bytes(request: &MapRequest) -> Option<u64> {
 }
 
 /// Which file a descriptor is open on.
-pub(super) fn file_key(fd: u64) -> Option<FileKey> {
+pub fn file_key(fd: u64) -> Option<FileKey> {
     // SAFETY: an all-zero stat is a valid value.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
     let buffer = (&raw mut stat) as u64;

@@ -29,7 +29,7 @@ use std::path::Path;
 pub use brk::ProgramBreak;
 pub use host_map::{MapRequest, NO_FILE};
 pub use low::{LOW_CODE, LOW_LIMIT, Placement, RESERVED};
-pub use map::descriptor_path;
+pub use map::{descriptor_path, file_key};
 pub use vma::{Attributes, Backing, FileKey, Prot, Role, Vma, VmaMap, intersection};
 pub use watch::CodeWatch;
 
@@ -109,7 +109,7 @@ impl AddressSpace {
         self.watch.is_active()
     }
 
-    /// Whether [`AddressSpace::has_writable_code`] may have another answer than when last asked.
+    /// Whether [`AddressSpace::code_exposure`] may have another answer than when last asked.
     pub fn take_code_change(&mut self) -> bool {
         std::mem::take(&mut self.code_changed)
     }
@@ -121,25 +121,40 @@ impl AddressSpace {
         self.map.insert(range, attributes);
     }
 
-    /// True if the guest could write to executable memory by some mapping: only then can
-    /// [`AddressSpace::watch_code`] ever protect a page.
-    pub fn has_writable_code(&self) -> bool {
-        let mut shared_files = Vec::new();
+    /// By which ways, other than mapping calls, the guest could change executable memory.
+    pub fn code_exposure(&self) -> CodeExposure {
+        let mut exposure = CodeExposure::default();
+        let mut written_files = Vec::new();
         for (_, a) in self.map.iter_ref() {
-            if a.prot.writable() && a.prot.executable() {
-                return true;
-            }
+            exposure.shared_file |= a.prot.executable() && a.shared;
+            exposure.writable |= a.prot.writable() && a.prot.executable();
             if a.prot.writable() && a.shared {
-                shared_files.extend(a.backing.as_ref().map(|b| b.key));
+                written_files.extend(a.backing.as_ref().map(|b| b.key));
             }
         }
-        !shared_files.is_empty()
+        exposure.writable |= !written_files.is_empty()
             && self.map.iter_ref().any(|(_, a)| {
                 a.prot.executable()
                     && a.backing
                         .as_ref()
-                        .is_some_and(|b| shared_files.contains(&b.key))
-            })
+                        .is_some_and(|b| written_files.contains(&b.key))
+            });
+        exposure
+    }
+
+    /// The content of a file (or, with `None`, of any file) changed through a descriptor:
+    /// code in shared mappings of it is forgotten.
+    pub fn file_changed(&mut self, file: Option<FileKey>, code: &mut dyn CodeControl) {
+        for (range, a) in self.map.iter_ref() {
+            let same = match (&a.backing, file) {
+                (Some(backing), Some(key)) => backing.key == key,
+                (Some(_), None) => true,
+                (None, _) => false,
+            };
+            if same && a.shared && a.prot.executable() {
+                code.invalidate(range);
+            }
+        }
     }
 
     /// See [`crate::guest::GuestEnv::watch_code`].
@@ -207,6 +222,15 @@ impl AddressSpace {
         }
         Ok(claim)
     }
+}
+
+/// How executable memory can change without a call that maps or protects memory.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct CodeExposure {
+    /// By stores: only then can [`AddressSpace::watch_code`] ever protect a page.
+    pub writable: bool,
+    /// By writing to, or truncating, a file.
+    pub shared_file: bool,
 }
 
 /// Holes that were reserved ahead of a MAP_FIXED.

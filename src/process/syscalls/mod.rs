@@ -14,6 +14,7 @@ mod table;
 use ::syscalls::Sysno;
 
 use super::Process;
+use super::address_space::file_key;
 use super::signals::Outcome;
 use crate::addr::GuestAddr;
 use crate::guest::{CodeControl, EnvAction, Gpr, GuestMemory, ThreadContext};
@@ -83,7 +84,7 @@ impl From<SyscallResult> for Ending {
 impl Process {
     /// The calls that may go out from assembly as things stand: a bit each.
     pub fn pass_through_mask(&self) -> [u64; 8] {
-        table::pass_through_mask(self.memory.space.has_writable_code())
+        table::pass_through_mask(self.memory.space.code_exposure())
     }
 
     /// Carries out the system call in `ctx`, whose RIP is already after it.
@@ -131,6 +132,11 @@ impl Process {
         self.release_outputs(call, code);
         match family {
             Family::PassThrough | Family::PassThroughSilent => call.pass_blocking(call.args, ctx),
+            Family::FileWrites => {
+                let ending = call.pass_blocking(call.args, ctx);
+                self.file_written(sysno, call, code);
+                ending
+            }
             Family::Memory => self.memory_call(sysno, call, code).into(),
             Family::Paths => self.path_call(sysno, call, ctx),
             Family::Signals => self.signal_call(call, ctx, code),
@@ -138,6 +144,24 @@ impl Process {
             Family::Lifetime => self.lifetime_call(sysno, call),
             Family::Modes => self.mode_call(sysno, call, ctx, code).into(),
             Family::Limits => self.limit_call(sysno, call).into(),
+        }
+    }
+
+    /// The call may have changed a file that is mapped as code.
+    fn file_written(&mut self, sysno: Sysno, call: Call, code: &mut dyn CodeControl) {
+        if !self.memory.space.code_exposure().shared_file {
+            return;
+        }
+        let descriptor = match sysno {
+            Sysno::truncate => None,
+            Sysno::splice | Sysno::copy_file_range => Some(call.args[2]),
+            _ => Some(call.args[0]),
+        };
+        match descriptor.map(file_key) {
+            // Not a descriptor: nothing was written.
+            Some(None) => {}
+            Some(key) => self.memory.space.file_changed(key, code),
+            None => self.memory.space.file_changed(None, code),
         }
     }
 

@@ -2,6 +2,8 @@
 
 use syscalls::Sysno;
 
+use crate::process::address_space::CodeExposure;
+
 /// Numbers below this have a bit in the pass-through mask.
 const MASK_BITS: usize = 512;
 
@@ -12,6 +14,8 @@ pub enum Family {
     PassThrough,
     /// The kernel; it never writes to guest memory, so not even watched pages matter.
     PassThroughSilent,
+    /// The kernel; it changes a file's content, which may be mapped as code.
+    FileWrites,
     /// Memory maps and the break.
     Memory,
     /// Calls with a path that may lead to /proc files about this process.
@@ -95,7 +99,13 @@ pub fn family(call: Sysno) -> Family {
         | Sysno::writev
         | Sysno::pwritev
         | Sysno::pwritev2
-        | Sysno::sendto
+        | Sysno::truncate
+        | Sysno::ftruncate
+        | Sysno::fallocate
+        | Sysno::sendfile
+        | Sysno::splice
+        | Sysno::copy_file_range => Family::FileWrites,
+        Sysno::sendto
         | Sysno::sendmsg
         | Sysno::close
         | Sysno::lseek
@@ -111,20 +121,22 @@ pub fn family(call: Sysno) -> Family {
         | Sysno::dup2
         | Sysno::dup3
         | Sysno::unlink
-        | Sysno::ftruncate
         | Sysno::fsync => Family::PassThroughSilent,
         _ => Family::PassThrough,
     }
 }
 
-/// A bit for each call that may go out from assembly. With `code_is_writable`, calls that may
-/// write to guest memory don't: the pages they write to may be protected.
-pub fn pass_through_mask(code_is_writable: bool) -> [u64; MASK_BITS / 64] {
+/// A bit for each call that may go out from assembly. While code can change by stores, calls
+/// that may write to guest memory don't: the pages they write to may be protected. While it
+/// can change through files, calls that write to files don't either.
+pub fn pass_through_mask(exposure: CodeExposure) -> [u64; MASK_BITS / 64] {
     let mut mask = [0; MASK_BITS / 64];
     for number in 0..MASK_BITS {
         let passes = Sysno::new(number).is_some_and(|call| match family(call) {
             Family::PassThroughSilent => true,
-            Family::PassThrough => !code_is_writable,
+            Family::PassThrough => !exposure.writable,
+            // Some of these write an offset back.
+            Family::FileWrites => !exposure.shared_file && !exposure.writable,
             Family::Memory
             | Family::Paths
             | Family::Signals
@@ -149,10 +161,15 @@ mod tests {
         mask[number / 64] & (1 << (number % 64)) != 0
     }
 
+    const SAFE: CodeExposure = CodeExposure {
+        writable: false,
+        shared_file: false,
+    };
+
     #[test]
     fn owned_calls_never_go_out_from_assembly() {
         for writable in [false, true] {
-            let mask = pass_through_mask(writable);
+            let mask = pass_through_mask(CodeExposure { writable, ..SAFE });
             for call in [
                 Sysno::mmap,
                 Sysno::brk,
@@ -162,13 +179,22 @@ mod tests {
                 assert!(!passes(&mask, call), "{call:?}");
             }
             assert!(passes(&mask, Sysno::getpid));
-            assert!(passes(&mask, Sysno::write));
         }
     }
 
     #[test]
-    fn calls_that_write_memory_go_through_rust_while_code_is_writable() {
-        assert!(passes(&pass_through_mask(false), Sysno::read));
-        assert!(!passes(&pass_through_mask(true), Sysno::read));
+    fn calls_that_could_change_code_go_through_rust_while_there_is_such_code() {
+        let mask = pass_through_mask(SAFE);
+        assert!(passes(&mask, Sysno::read) && passes(&mask, Sysno::write));
+        let writable = pass_through_mask(CodeExposure {
+            writable: true,
+            ..SAFE
+        });
+        assert!(!passes(&writable, Sysno::read));
+        let shared = pass_through_mask(CodeExposure {
+            shared_file: true,
+            ..SAFE
+        });
+        assert!(passes(&shared, Sysno::read) && !passes(&shared, Sysno::write));
     }
 }
