@@ -323,8 +323,10 @@ impl<E: GuestEnv> Engine<E> {
             Err(trap) => return env.trap(ctx, trap, &mut self.code),
         };
         let block = self.code.blocks.at(slot);
+        // The alignment check is the CPU's in generated code, costly here.
+        let careful = ctx.cpu.rflags & (flags::TF | flags::AC) != 0;
         if tier1
-            && block.executions >= self.settings.promote_after
+            && (careful || block.executions >= self.settings.promote_after)
             && !block.untranslatable
             // A burst interprets code that the cache holds.
             && !self.code.cache.contains(pc)
@@ -332,7 +334,7 @@ impl<E: GuestEnv> Engine<E> {
         {
             return self.promote(env, pc, slot);
         }
-        if ctx.cpu.rflags & flags::TF != 0 {
+        if careful {
             return self.single(ctx, env);
         }
         block.executions = block.executions.saturating_add(1);

@@ -11,6 +11,7 @@
 //!
 //! Does not decode, count, keep blocks or decide when to stop: that is the engine's.
 
+mod alignment;
 mod alu;
 mod bits;
 mod condition;

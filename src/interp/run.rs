@@ -5,6 +5,7 @@ use crate::decode::{Block, BlockEnd, Decoder};
 use crate::guest::{GuestMemory, GuestTrap, flags};
 use crate::native::StubCache;
 
+use super::alignment::AlignmentChecked;
 use super::machine::{Machine, through_stack_segment};
 use super::op::Op;
 use super::predecode::predecode;
@@ -87,7 +88,7 @@ impl<M: GuestMemory> PredecodedBlock<M> {
 
     /// Runs the block from its top and leaves `cpu.rip` where the guest goes on: with a
     /// SYSCALL or InterpretOne end at that instruction, which is the caller's to execute. An
-    /// instruction that sets RFLAGS.TF ends the run behind itself; with TF set, one
+    /// instruction that sets RFLAGS.TF or AC ends the run behind itself; with TF set, one
     /// instruction runs and the result is `Err(Debug)`.
     ///
     /// # Errors
@@ -122,7 +123,8 @@ impl<M: GuestMemory> PredecodedBlock<M> {
 
 /// Decodes and executes the one instruction at `at`, of any kind but SYSCALL (which is the
 /// caller's; `Unsupported`). For what the block decoder leaves out
-/// ([`BlockEnd::InterpretOne`]) and for single steps. Leaves `cpu.rip` where the guest goes on.
+/// ([`BlockEnd::InterpretOne`]), for single steps, and under RFLAGS.AC, which nothing else
+/// here enforces. Leaves `cpu.rip` where the guest goes on.
 ///
 /// # Errors
 /// As [`PredecodedBlock::run`]; or the trap of fetching or decoding the instruction.
@@ -133,6 +135,14 @@ pub fn step_one<M: GuestMemory>(
 ) -> Result<(), GuestTrap> {
     machine.cpu.rip = at.0;
     let instruction = decoder.instruction(machine.memory, at)?;
+    if machine.cpu.rflags & flags::AC != 0 {
+        let mut memory = AlignmentChecked(&mut *machine.memory);
+        let (cpu, vector) = (&mut *machine.cpu, &mut *machine.vector);
+        let mut machine = Machine::new(cpu, vector, &mut memory, machine.stubs);
+        let op = predecode(&instruction, machine.stubs);
+        machine.cpu.rip = op.next_ip();
+        return run_alone(&op, &mut machine);
+    }
     let op = predecode(&instruction, machine.stubs);
     machine.cpu.rip = op.next_ip();
     run_alone(&op, machine)

@@ -55,11 +55,12 @@ pub(super) fn set_user_flags<M, W: Scalar>(m: &mut Machine<'_, M>, image: u64) {
     m.cpu.rflags = m.cpu.rflags & !writable | image & writable | flags::FIXED;
 }
 
-// A set TF traps after the next instruction, so the block ends here.
+// A set TF traps after the next instruction, a set AC changes how memory is accessed from
+// there on: either way the block ends here.
 fn popf<M: GuestMemory, W: Scalar>(op: &Op<M>, m: &mut Machine<'_, M>) -> Step {
     let image = m.pop::<W>(op.stack_mask())?;
     set_user_flags::<M, W>(m, image);
-    if m.cpu.rflags & flags::TF != 0 {
+    if m.cpu.rflags & (flags::TF | flags::AC) != 0 {
         return Err(Stop);
     }
     Ok(())

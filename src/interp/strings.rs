@@ -317,14 +317,15 @@ fn string<M: GuestMemory, O: StringOp, W: Scalar, const REPEAT: u8>(
         return O::step::<M, W>(op, m);
     }
     let mask = op.special.address_mask();
-    let upwards = m.cpu.rflags & flags::DF == 0;
+    let in_chunks = m.cpu.rflags & (flags::DF | flags::AC | flags::TF) == 0;
+    let stepping = m.cpu.rflags & flags::TF != 0;
     let flags_before = m.cpu.rflags;
     loop {
         let count = m.cpu.get(Gpr::Rcx) & mask;
         if count == 0 {
             return Ok(());
         }
-        let chunk = if upwards && count >= MIN_CHUNKED {
+        let chunk = if in_chunks && count >= MIN_CHUNKED {
             O::chunk::<M, W, REPEAT>(op, m, count)
         } else {
             None
@@ -351,6 +352,11 @@ fn string<M: GuestMemory, O: StringOp, W: Scalar, const REPEAT: u8>(
             count - chunk.elements,
         );
         if chunk.ended {
+            return Ok(());
+        }
+        if stepping && count > chunk.elements {
+            // The single-step trap comes between iterations too, at the instruction.
+            m.cpu.rip = op.ip;
             return Ok(());
         }
     }

@@ -10,6 +10,7 @@ use temper::interp::{self, Machine};
 use temper::native::{Addressing, IdentityMemory, StubCache, install_test_handler};
 
 use crate::machine::{Case, INSTRUCTION_AT, Outcome, State, WRITABLE_BYTES, place, take_memory};
+use crate::tier1::TranslationBlocks;
 
 pub trait Executor {
     fn name(&self) -> &'static str;
@@ -22,7 +23,8 @@ pub trait Executor {
     fn undefined_flags_match(&self) -> bool;
 }
 
-/// All executors, in the order in which they are reported. A further tier joins here.
+/// All executors, in the order in which they are reported. A further tier joins here; the
+/// engine comes last, because its signal handlers replace the test's.
 pub fn all() -> Vec<Box<dyn Executor>> {
     install_test_handler();
     vec![
@@ -33,6 +35,7 @@ pub fn all() -> Vec<Box<dyn Executor>> {
             Bounced(IdentityMemory),
             true,
         )),
+        Box::new(TranslationBlocks::new()),
     ]
 }
 
@@ -190,7 +193,7 @@ impl GuestMemory for Bounced {
 }
 
 /// Runs `step` on the case's state, pages and x87 registers.
-fn execute(case: &Case, step: impl FnOnce(&mut State) -> Result<(), GuestTrap>) -> Outcome {
+pub fn execute(case: &Case, step: impl FnOnce(&mut State) -> Result<(), GuestTrap>) -> Outcome {
     let mut state = case.state.clone();
     let mut memory = Box::new([0; WRITABLE_BYTES]);
     let mut x87 = X87::of(&state.vector.area);

@@ -12,6 +12,7 @@ mod executors;
 mod machine;
 mod scope;
 mod shape;
+mod tier1;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -22,6 +22,8 @@ pub enum Mode {
     SmallCache,
     /// The code cache emptied at every 50th entry.
     Flush,
+    /// Every block in both tiers, compared.
+    Verify,
 }
 
 pub const ALL: &[Mode] = &[
@@ -30,6 +32,7 @@ pub const ALL: &[Mode] = &[
     Mode::Hot,
     Mode::SmallCache,
     Mode::Flush,
+    Mode::Verify,
 ];
 
 impl Mode {
@@ -40,6 +43,7 @@ impl Mode {
             Mode::Hot => "hot",
             Mode::SmallCache => "small-cache",
             Mode::Flush => "flush",
+            Mode::Verify => "verify",
         }
     }
 
@@ -71,6 +75,7 @@ pub fn check(case: &Case, mode: Mode) -> Result<(), Failed> {
         Mode::Hot => variables.push(("TEMPER_HOT", "1")),
         Mode::SmallCache => more(&["--cache-size", "1"]),
         Mode::Flush => variables.push(("TEMPER_FLUSH_EVERY", "50")),
+        Mode::Verify => more(&["--verify"]),
     }
     let run = case.under_temper(&options, &variables)?;
     compare(native, &run, "")?;

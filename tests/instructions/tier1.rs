@@ -1,0 +1,119 @@
+//! Tier 1: the instruction in a translation block, run by the engine. The INT3 behind it ends
+//! the case, as it does on the bare CPU.
+
+use std::ops::Range;
+
+use temper::addr::GuestAddr;
+use temper::engine::{Code, Engine, Settings};
+use temper::guest::{CodeControl, EnvAction, GuestEnv, GuestTrap, ThreadContext};
+use temper::native::IdentityMemory;
+use temper::profile::Profile;
+
+use crate::executors::{Executor, execute};
+use crate::machine::{CODE, Case, INSTRUCTION_AT, Outcome, PAGE};
+
+/// Surroundings that end the run at the first trap.
+struct UntilTrap {
+    memory: IdentityMemory,
+    trap: Option<GuestTrap>,
+}
+
+impl GuestEnv for UntilTrap {
+    type Memory = IdentityMemory;
+
+    fn memory(&mut self) -> &mut IdentityMemory {
+        &mut self.memory
+    }
+
+    fn syscall(&mut self, _: &mut ThreadContext, _: &mut dyn CodeControl) -> EnvAction {
+        unreachable!("no case makes system calls")
+    }
+
+    fn trap(
+        &mut self,
+        ctx: &mut ThreadContext,
+        trap: GuestTrap,
+        _: &mut dyn CodeControl,
+    ) -> EnvAction {
+        self.trap = Some(trap);
+        if trap == GuestTrap::Breakpoint {
+            ctx.cpu.rip -= 1;
+        }
+        EnvAction::Exit(0)
+    }
+
+    fn deliver_pending(&mut self, _: &mut ThreadContext, _: &mut dyn CodeControl) -> EnvAction {
+        unreachable!("nobody sends signals")
+    }
+
+    fn watch_code(&mut self, _: Range<GuestAddr>) -> bool {
+        true
+    }
+}
+
+/// See the module documentation.
+pub struct TranslationBlocks {
+    engine: Engine<UntilTrap>,
+    ctx: Box<ThreadContext>,
+    env: UntilTrap,
+    /// The last case ran in generated code, not in the interpreter's hands.
+    translated: bool,
+}
+
+impl TranslationBlocks {
+    pub fn new() -> TranslationBlocks {
+        let settings = Settings {
+            promote_after: 0,
+            cache_bytes: 1 << 20,
+            profile: false,
+            ..Settings::default()
+        };
+        let decoder = Code::<IdentityMemory>::plain_decoder();
+        TranslationBlocks {
+            engine: Engine::new(settings, decoder, Profile::new(None)).expect("an engine"),
+            ctx: Box::default(),
+            env: UntilTrap {
+                memory: IdentityMemory,
+                trap: None,
+            },
+            translated: false,
+        }
+    }
+}
+
+impl Executor for TranslationBlocks {
+    fn name(&self) -> &'static str {
+        "translation blocks"
+    }
+
+    fn run(&mut self, case: &Case, _: &Outcome) -> Option<Outcome> {
+        let TranslationBlocks {
+            engine, ctx, env, ..
+        } = self;
+        engine
+            .code
+            .invalidate(GuestAddr(CODE)..GuestAddr(CODE + PAGE));
+        let entries = engine.stats.blocks.entries;
+        let outcome = execute(case, |state| {
+            ctx.cpu = state.cpu.clone();
+            ctx.vector = state.vector.clone();
+            env.trap = None;
+            engine.run(ctx, env);
+            state.cpu = ctx.cpu.clone();
+            state.vector = ctx.vector.clone();
+            state.vector.materialize();
+            match env.trap {
+                Some(GuestTrap::Breakpoint) if state.cpu.rip != INSTRUCTION_AT => Ok(()),
+                Some(trap) => Err(trap),
+                // The engine gave up on it.
+                None => Err(GuestTrap::Unsupported),
+            }
+        });
+        self.translated = self.engine.stats.blocks.entries > entries;
+        (outcome.trap != Some(GuestTrap::Unsupported)).then_some(outcome)
+    }
+
+    fn undefined_flags_match(&self) -> bool {
+        self.translated
+    }
+}
