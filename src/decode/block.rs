@@ -22,6 +22,8 @@ pub enum InterpretReason {
     FarTransfer,
     /// Begins a hardware transaction, which never succeeds under translation.
     Transaction,
+    /// POPF, which may turn single-stepping on.
+    LoadsFlags,
     /// The bytes are no instruction; the interpreter raises #UD.
     Invalid,
 }
@@ -290,6 +292,14 @@ impl CodeAlias {
     }
 }
 
+/// Not SAHF, which writes arithmetic flags alone.
+fn loads_flags(instruction: &Instruction) -> bool {
+    matches!(
+        instruction.mnemonic(),
+        Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Popfq
+    )
+}
+
 /// How `instruction` ends a block; `None` when it doesn't.
 fn classify(instruction: &Instruction, at: GuestAddr, next: GuestAddr) -> Option<BlockEnd> {
     let interpret = |why| Some(BlockEnd::InterpretOne { at, why });
@@ -300,6 +310,8 @@ fn classify(instruction: &Instruction, at: GuestAddr, next: GuestAddr) -> Option
                 interpret(InterpretReason::GsSegment)
             } else if is_privileged(instruction) {
                 interpret(InterpretReason::Traps)
+            } else if loads_flags(instruction) {
+                interpret(InterpretReason::LoadsFlags)
             } else {
                 None
             }

@@ -218,7 +218,7 @@ impl<E: GuestEnv> Engine<E> {
         let exit = unsafe { entry::enter(ctx, host) };
         match exit {
             ExitKind::Untranslated | ExitKind::Indirect | ExitKind::Syscall => {
-                if let Err(difference) = lockstep::compare(ctx, &mut expected) {
+                if let Err(difference) = lockstep::compare(ctx, &mut expected, &block) {
                     eprintln!("temper: --verify: generated code differs in {difference}");
                     return EnvAction::Abort;
                 }

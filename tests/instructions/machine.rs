@@ -79,6 +79,13 @@ pub fn map() {
     });
 }
 
+/// Whether the bare CPU faulted where the engine keeps its code cache and its map of indirect
+/// branches, which random addresses may hit: mapped memory for the executors.
+pub fn in_the_engines_memory(trap: Option<GuestTrap>) -> bool {
+    const RESERVED: std::ops::Range<u64> = 0x7000_0000..0x4_8000_1000;
+    matches!(trap, Some(GuestTrap::Memory(fault)) if RESERVED.contains(&fault.addr.0))
+}
+
 /// Puts a case's code and data in place. Used by both sides; no allocation, no TLS.
 ///
 /// # Safety

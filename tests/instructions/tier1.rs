@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use iced_x86::{FlowControl, Instruction};
 use temper::addr::GuestAddr;
 use temper::engine::{Code, Engine, Settings};
 use temper::guest::{CodeControl, EnvAction, GuestEnv, GuestTrap, ThreadContext};
@@ -86,7 +87,15 @@ impl Executor for TranslationBlocks {
         "translation blocks"
     }
 
-    fn run(&mut self, case: &Case, _: &Outcome) -> Option<Outcome> {
+    fn run(&mut self, case: &Case, bare: &Outcome) -> Option<Outcome> {
+        // A target that isn't canonical faults at the target, not at the branch: nothing
+        // checks targets on their way through the map.
+        const GENERAL_PROTECTION: u8 = 13;
+        if is_indirect_branch(&case.instruction)
+            && matches!(bare.trap, Some(GuestTrap::Memory(fault)) if fault.trap_number == GENERAL_PROTECTION)
+        {
+            return None;
+        }
         let TranslationBlocks {
             engine, ctx, env, ..
         } = self;
@@ -116,4 +125,11 @@ impl Executor for TranslationBlocks {
     fn undefined_flags_match(&self) -> bool {
         self.translated
     }
+}
+
+fn is_indirect_branch(instruction: &Instruction) -> bool {
+    matches!(
+        instruction.flow_control(),
+        FlowControl::IndirectBranch | FlowControl::IndirectCall | FlowControl::Return
+    )
 }
