@@ -193,8 +193,8 @@ impl<E: GuestEnv> Engine<E> {
         if !lockstep::comparable(&block) {
             return self.interpret(ctx, env, pc, false);
         }
-        if !self.code.cache.contains(pc) {
-            if promote(
+        if !self.code.cache.contains(pc)
+            && promote(
                 &mut self.code,
                 &mut self.translator,
                 env,
@@ -202,9 +202,8 @@ impl<E: GuestEnv> Engine<E> {
                 pc,
             )
             .is_err()
-            {
-                return self.interpret(ctx, env, pc, false);
-            }
+        {
+            return self.interpret(ctx, env, pc, false);
         }
         let Some(mut expected) = lockstep::expect(ctx, &mut self.stubs, &block) else {
             return self.interpret(ctx, env, pc, false);
