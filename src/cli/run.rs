@@ -68,6 +68,10 @@ pub fn run_program(options: RunOptions) -> Result<i32, Failure> {
     save_profile(&mut engine, &options, &console);
     engine.stats.seconds = started.elapsed().as_secs_f64();
     engine.stats.memory.peak_bytes = probe::peak_memory();
+    let counts = process.counts();
+    engine.stats.signals.faults = counts.faults;
+    engine.stats.signals.protection_faults = counts.protection_faults;
+    engine.stats.syscalls.unknown = counts.unknown_calls;
     let reported = report_stats(&options, &engine.stats, &console);
     process.finish();
     match outcome {
@@ -152,6 +156,7 @@ fn save_profile(engine: &mut Engine<Process>, options: &RunOptions, console: &Co
     let stats = engine.code.profile.stats();
     engine.stats.profile.modules_loaded = stats.modules_loaded;
     engine.stats.profile.records_loaded = stats.records_loaded;
+    engine.stats.profile.load_seconds = stats.load_time.as_secs_f64();
     engine.stats.profile.modules_saved = stats.modules_saved;
     engine.stats.profile.records_saved = stats.records_saved;
 }

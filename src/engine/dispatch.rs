@@ -87,7 +87,11 @@ impl<E: GuestEnv> Engine<E> {
         self.stats.cache.capacity_bytes = self.settings.cache_bytes as u64;
         self.stats.cache.evictions = cache.generations_retired + cache.flushes;
         self.stats.cache.invalidated = cache.invalidated;
-        self.stats.cache.used_bytes = self.code.cache.used_in_current_generation() as u64;
+        let (used, peak) = self.code.cache.used_and_peak_bytes();
+        self.stats.cache.used_bytes = used as u64;
+        self.stats.cache.peak_bytes = peak as u64;
+        self.stats.cache.indirect_map_bytes = self.code.cache.map.resident_bytes();
+        self.stats.interpreter.native_instructions = self.stubs.runs();
         outcome
     }
 

@@ -51,6 +51,18 @@ pub struct Process {
     memory_limits: MemoryLimits,
     notices: Notices,
     vdso: Option<CodeAlias>,
+    counts: Counts,
+}
+
+/// What happened to a process that only it can tell.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Counts {
+    /// Synchronous faults of the guest's own making.
+    pub faults: u64,
+    /// Write faults on pages that are protected because they hold translated code.
+    pub protection_faults: u64,
+    /// System calls whose number has no name here.
+    pub unknown_calls: u64,
 }
 
 /// What belongs to one guest thread beyond its registers.
@@ -88,6 +100,7 @@ impl Process {
             memory_limits: MemoryLimits::default(),
             notices: Notices::default(),
             vdso,
+            counts: Counts::default(),
         }
     }
 
@@ -121,6 +134,11 @@ impl Process {
     /// The path of the program that runs (of a script: its interpreter's).
     pub fn executable(&self) -> PathBuf {
         path_from(&self.identity.exe)
+    }
+
+    /// What happened so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
     }
 
     /// The guest has ended: gives back what outlives it in the host.

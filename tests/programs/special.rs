@@ -86,6 +86,11 @@ fn statistics() -> Result<(), Failed> {
         "/blocks/translated",
         "/blocks/code_bytes",
         "/cache/capacity_bytes",
+        "/cache/used_bytes",
+        "/cache/peak_bytes",
+        "/cache/indirect_map_bytes",
+        "/interpreter/native_instructions",
+        "/profile/load_seconds",
         "/memory/peak_bytes",
     ] {
         if number(positive).is_none_or(|value| value <= 0.0) {

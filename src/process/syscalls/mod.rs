@@ -120,6 +120,7 @@ impl Process {
         let family = sysno.map_or(Family::PassThrough, table::family);
         let (Some(sysno), true) = (sysno, family != Family::PassThroughSilent) else {
             if sysno.is_none() {
+                self.counts.unknown_calls += 1;
                 tracing::info!(
                     target: "temper::process",
                     number = call.number,
