@@ -11,6 +11,7 @@
 pub mod address_space;
 mod auxv;
 mod deferred;
+mod descriptors;
 pub mod elf;
 mod env;
 mod host_signals;
@@ -27,10 +28,12 @@ mod syscalls;
 mod vdso;
 
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 use self::syscalls::MemoryLimits;
 use address_space::FileKey;
+use descriptors::OwnDescriptor;
 use identity::Identity;
 pub use load::{LoadOptions, Start};
 pub use memory::ProcessMemory;
@@ -52,6 +55,7 @@ pub struct Process {
     notices: Notices,
     vdso: Option<CodeAlias>,
     counts: Counts,
+    own_descriptor: OwnDescriptor,
 }
 
 /// What happened to a process that only it can tell.
@@ -86,7 +90,12 @@ pub struct CodeFile {
 }
 
 impl Process {
-    fn new(memory: ProcessMemory, identity: Identity, vdso: Option<CodeAlias>) -> Process {
+    fn new(
+        memory: ProcessMemory,
+        identity: Identity,
+        vdso: Option<CodeAlias>,
+        own_descriptor: OwnDescriptor,
+    ) -> Process {
         let inherited = Inherited::read();
         Process {
             memory,
@@ -101,6 +110,7 @@ impl Process {
             notices: Notices::default(),
             vdso,
             counts: Counts::default(),
+            own_descriptor,
         }
     }
 
@@ -134,6 +144,11 @@ impl Process {
     /// The path of the program that runs (of a script: its interpreter's).
     pub fn executable(&self) -> PathBuf {
         path_from(&self.identity.exe)
+    }
+
+    /// The descriptor that was given to [`Process::load`], wherever it is now.
+    pub fn own_descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.own_descriptor.borrow()
     }
 
     /// What happened so far.
