@@ -139,6 +139,57 @@ fn manual_pages_are_written() {
     assert!(text(&outcome.stderr).starts_with("temper: /dev/null/man"));
 }
 
+/// The address that a line of decoded code begins with.
+fn address_in(line: &str) -> u64 {
+    let word = line.split_whitespace().next().expect("an address");
+    u64::from_str_radix(word, 16).expect("hexadecimal")
+}
+
+#[test]
+fn explain_shows_exits_system_calls_and_stubs() {
+    // cvtsi2sd %rdi,%xmm0; syscall; then xor %edi,%edi; jmp to the start.
+    let code = [
+        0xf2, 0x48, 0x0f, 0x2a, 0xc7, 0x0f, 0x05, 0x31, 0xff, 0xeb, 0xf5,
+    ];
+    let file = static_program(&code);
+    let path = file.path().to_str().expect("UTF-8");
+    let outcome = say(&["explain", "--pc", "0x400078", path]);
+    assert_eq!(outcome.end, End::Exit(0), "{outcome:?}");
+    let shown = text(&outcome.stdout);
+    for part in [
+        "[stub]",
+        "[the system call layer's]",
+        "(system call)",
+        "exit to 0x40007f",
+        "(guest rip)",
+        "(leave)",
+    ] {
+        assert!(shown.contains(part), "{part} is missing in\n{shown}");
+    }
+}
+
+/// An ELF executable of one segment at 0x400000 with code behind its headers.
+fn static_program(code: &[u8]) -> tempfile::NamedTempFile {
+    let size = (0x78 + code.len()) as u64;
+    let mut bytes = Vec::new();
+    bytes.extend([0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    // ET_EXEC, EM_X86_64, version, entry, program and section headers, flags.
+    bytes.extend([2, 0, 62, 0, 1, 0, 0, 0]);
+    for word in [0x40_0078u64, 64, 0] {
+        bytes.extend(word.to_le_bytes());
+    }
+    bytes.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 64, 0, 0, 0, 0, 0]);
+    // PT_LOAD, readable and executable.
+    bytes.extend([1, 0, 0, 0, 5, 0, 0, 0]);
+    for word in [0, 0x40_0000, 0x40_0000, size, size, 0x1000] {
+        bytes.extend(word.to_le_bytes());
+    }
+    bytes.extend(code);
+    let file = tempfile::NamedTempFile::new().expect("temporary file");
+    std::fs::write(file.path(), bytes).expect("written");
+    file
+}
+
 #[test]
 fn explain_shows_the_block_at_an_address() {
     // The entry point of any program begins with the ABI's zeroing of rbp.
@@ -150,6 +201,18 @@ fn explain_shows_the_block_at_an_address() {
     let shown = text(&outcome.stdout);
     assert!(shown.contains(&format!("block {entry:#x}")), "{shown}");
     assert!(shown.contains("xor %ebp,%ebp"), "{shown}");
+    // Through every tier: who interprets it, and what it is copied to.
+    let lines: Vec<&str> = shown
+        .lines()
+        .filter(|line| line.contains("xor %ebp,%ebp"))
+        .collect();
+    assert!(lines[0].ends_with("[own]"), "{shown}");
+    let copied = lines[1].trim_start();
+    assert!(copied.starts_with("70000"), "{shown}");
+    assert!(
+        copied.ends_with(&format!("{:x}  xor %ebp,%ebp", address_in(lines[0]))),
+        "{shown}"
+    );
     let nowhere = say(&["explain", "--pc", "0x7", program]);
     assert_eq!(nowhere.end, End::Exit(125));
     assert!(text(&nowhere.stderr).contains("no code at 0x7"));

@@ -59,6 +59,7 @@ stops translating after N fragments.")]
 /// The program `temper`, up to its exit status.
 pub fn main() -> i32 {
     fail_as_one();
+    crate::host::keep_c_heap_off_the_break();
     run_command(std::env::args_os())
 }
 

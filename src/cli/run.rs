@@ -3,19 +3,20 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Instant;
 
 use profile_db::Durability;
 
-use super::console::Console;
+use super::console;
 use super::failure::{Failure, STATUS_OWN};
 use super::options::{Developer, DumpStage, MaxTier, ProfileStore, RunOptions};
 use super::stats;
 use crate::engine::stats::Stats;
 use crate::engine::{Dump, Engine, Outcome, PROMOTE_AFTER, Settings, Tier};
 use crate::guest::ThreadContext;
-use crate::host::{Features, probe};
+use crate::host::{Features, Ignored, probe};
 use crate::process::signals::die_by;
 use crate::process::{LoadOptions, Process};
 use crate::profile::{Profile, Store};
@@ -32,9 +33,12 @@ pub fn run_program(options: RunOptions) -> Result<i32, Failure> {
         create(path)?;
     }
     check_host()?;
-    let console = match (&options.profile, options.stats) {
-        (ProfileStore::Dir(_), _) | (_, true) => Console::keep(),
-        (ProfileStore::Off | ProfileStore::Homeless, false) => Console::default(),
+    let load = LoadOptions {
+        own_descriptor: match (&options.profile, options.stats) {
+            (ProfileStore::Dir(_), _) | (_, true) => console::keep(),
+            (ProfileStore::Off | ProfileStore::Homeless, false) => None,
+        },
+        ..LoadOptions::default()
     };
     let environment: Vec<OsString> = std::env::vars_os()
         .map(|(mut name, value)| {
@@ -43,9 +47,8 @@ pub fn run_program(options: RunOptions) -> Result<i32, Failure> {
             name
         })
         .collect();
-    let load = LoadOptions::default();
     let (mut process, start) =
-        Process::load(&load, &options.program, options.argv.clone(), &environment).map_err(
+        Process::load(load, &options.program, options.argv.clone(), &environment).map_err(
             |error| Failure {
                 status: error.exit_status(),
                 message: error.to_string(),
@@ -65,10 +68,18 @@ pub fn run_program(options: RunOptions) -> Result<i32, Failure> {
 
     let outcome = engine.run(&mut ctx, &mut process);
 
-    save_profile(&mut engine, &options, &console);
+    let console = process.own_descriptor();
+    // A limit on the size of files is met by an error, not by a death that isn't the guest's.
+    let limited = Ignored::new(libc::SIGXFSZ);
+    save_profile(&mut engine, &options, console);
     engine.stats.seconds = started.elapsed().as_secs_f64();
     engine.stats.memory.peak_bytes = probe::peak_memory();
-    let reported = report_stats(&options, &engine.stats, &console);
+    let counts = process.counts();
+    engine.stats.signals.faults = counts.faults;
+    engine.stats.signals.protection_faults = counts.protection_faults;
+    engine.stats.syscalls.unknown = counts.unknown_calls;
+    let reported = report_stats(&options, &engine.stats, console);
+    drop(limited);
     process.finish();
     match outcome {
         Outcome::Exit(status) => reported.map(|()| status),
@@ -134,7 +145,11 @@ fn engine_settings(options: &RunOptions) -> Settings {
 }
 
 /// Saves what was learned; trouble with it never fails the run.
-fn save_profile(engine: &mut Engine<Process>, options: &RunOptions, console: &Console) {
+fn save_profile(
+    engine: &mut Engine<Process>,
+    options: &RunOptions,
+    console: Option<BorrowedFd<'_>>,
+) {
     if let ProfileStore::Dir(_) = &options.profile {
         let started = Instant::now();
         let report = engine.code.profile.save(Durability::Routine);
@@ -146,12 +161,13 @@ fn save_profile(engine: &mut Engine<Process>, options: &RunOptions, console: &Co
             .iter()
             .chain(&report.errors)
         {
-            console.line(&format!("temper: warning: {error}"));
+            console::line(console, &format!("temper: warning: {error}"));
         }
     }
     let stats = engine.code.profile.stats();
     engine.stats.profile.modules_loaded = stats.modules_loaded;
     engine.stats.profile.records_loaded = stats.records_loaded;
+    engine.stats.profile.load_seconds = stats.load_time.as_secs_f64();
     engine.stats.profile.modules_saved = stats.modules_saved;
     engine.stats.profile.records_saved = stats.records_saved;
 }
@@ -161,9 +177,13 @@ fn save_profile(engine: &mut Engine<Process>, options: &RunOptions, console: &Co
 ///
 /// # Errors
 /// The JSON file can't be written.
-fn report_stats(options: &RunOptions, stats: &Stats, console: &Console) -> Result<(), Failure> {
+fn report_stats(
+    options: &RunOptions,
+    stats: &Stats,
+    console: Option<BorrowedFd<'_>>,
+) -> Result<(), Failure> {
     if options.stats {
-        console.line(&stats::render(stats));
+        console::line(console, &stats::render(stats));
     }
     if let Some(path) = &options.stats_json {
         let mut text = serde_json::to_vec_pretty(stats)

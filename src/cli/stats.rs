@@ -53,6 +53,7 @@ pub fn render(stats: &Stats) -> String {
             ("in use", bytes(cache.used_bytes)),
             ("peak", bytes(cache.peak_bytes)),
             ("bound", bytes(cache.capacity_bytes)),
+            ("map of indirect branches", bytes(cache.indirect_map_bytes)),
             ("evictions", count(cache.evictions)),
             ("invalidated", count(cache.invalidated)),
         ],

@@ -33,6 +33,9 @@ pub(super) struct Arena {
     current: usize,
     code_at: usize,
     stubs_end: usize,
+    /// Bytes filled in each generation, and the most that all together ever were.
+    used: [usize; GENERATIONS],
+    peak: usize,
 }
 
 impl Arena {
@@ -47,6 +50,8 @@ impl Arena {
             current: 0,
             code_at: 0,
             stubs_end: generation_bytes,
+            used: [0; GENERATIONS],
+            peak: 0,
         })
     }
 
@@ -80,12 +85,14 @@ impl Arena {
     /// Starts over with an empty first generation; all contents must be unlinked.
     pub(super) fn clear(&mut self) {
         self.current = 0;
+        self.used = [0; GENERATIONS];
         self.reset_current();
     }
 
     fn reset_current(&mut self) {
         self.code_at = self.current * self.generation_bytes;
         self.stubs_end = self.code_at + self.generation_bytes;
+        self.used[self.current] = 0;
     }
 
     pub(super) fn install(&mut self, code: &[u8], stubs: &[u8]) {
@@ -97,12 +104,19 @@ impl Arena {
             .next_multiple_of(16)
             .min(self.stubs_end);
         self.stubs_end -= stubs.len();
+        self.used[self.current] = self.generation_bytes - (self.stubs_end - self.code_at);
+        self.peak = self.peak.max(self.used());
     }
 
-    /// Bytes in use in the current generation.
-    pub(super) fn used_in_current(&self) -> usize {
-        let start = self.current * self.generation_bytes;
-        (self.code_at - start) + (start + self.generation_bytes - self.stubs_end)
+    /// Bytes filled in all generations. What is dropped before its generation retires
+    /// leaves its place filled.
+    pub(super) fn used(&self) -> usize {
+        self.used.iter().sum()
+    }
+
+    /// The most that [`Arena::used`] ever was.
+    pub(super) fn peak(&self) -> usize {
+        self.peak
     }
 
     pub(super) fn generation_bytes(&self) -> usize {

@@ -604,9 +604,9 @@ impl CodeCache {
         self.arena.offset_of(pc).is_some()
     }
 
-    /// Live code and stub bytes in the current generation.
-    pub fn used_in_current_generation(&self) -> usize {
-        self.arena.used_in_current()
+    /// Bytes that code and stubs fill, in all generations: now, and at most so far.
+    pub fn used_and_peak_bytes(&self) -> (usize, usize) {
+        (self.arena.used(), self.arena.peak())
     }
 
     /// The generated code of the fragment that starts at `addr`, for people to read.

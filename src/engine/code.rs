@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
+use std::time::Instant;
 
 use hashbrown::HashSet;
 
@@ -90,7 +91,9 @@ impl<M: GuestMemory> CodeControl for Code<M> {
 
     fn module_mapped(&mut self, range: Range<GuestAddr>, path: &Path, file_offset: u64) {
         // A file that can't be read any more is profiled in memory only.
+        let started = Instant::now();
         let identity = File::open(path).and_then(|file| self.identities.identify(&file));
+        self.profile.spent_loading(started.elapsed());
         match identity {
             Ok(identity) => {
                 self.profile.map_module(range, path, file_offset, identity);

@@ -87,7 +87,11 @@ impl<E: GuestEnv> Engine<E> {
         self.stats.cache.capacity_bytes = self.settings.cache_bytes as u64;
         self.stats.cache.evictions = cache.generations_retired + cache.flushes;
         self.stats.cache.invalidated = cache.invalidated;
-        self.stats.cache.used_bytes = self.code.cache.used_in_current_generation() as u64;
+        let (used, peak) = self.code.cache.used_and_peak_bytes();
+        self.stats.cache.used_bytes = used as u64;
+        self.stats.cache.peak_bytes = peak as u64;
+        self.stats.cache.indirect_map_bytes = self.code.cache.map.resident_bytes();
+        self.stats.interpreter.native_instructions = self.stubs.runs();
         outcome
     }
 
@@ -193,8 +197,8 @@ impl<E: GuestEnv> Engine<E> {
         if !lockstep::comparable(&block) {
             return self.interpret(ctx, env, pc, false);
         }
-        if !self.code.cache.contains(pc) {
-            if promote(
+        if !self.code.cache.contains(pc)
+            && promote(
                 &mut self.code,
                 &mut self.translator,
                 env,
@@ -202,9 +206,8 @@ impl<E: GuestEnv> Engine<E> {
                 pc,
             )
             .is_err()
-            {
-                return self.interpret(ctx, env, pc, false);
-            }
+        {
+            return self.interpret(ctx, env, pc, false);
         }
         let Some(mut expected) = lockstep::expect(ctx, &mut self.stubs, &block) else {
             return self.interpret(ctx, env, pc, false);

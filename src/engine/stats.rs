@@ -28,7 +28,8 @@ pub struct InterpreterStats {
     pub entries: u64,
     /// Guest instructions executed.
     pub instructions: u64,
-    /// Of those, instructions that ran as the real instruction in a stub.
+    /// Instructions that ran as the real instruction in a stub; with `--verify`, those of
+    /// the runs that generated code is compared with are among them.
     pub native_instructions: u64,
     /// Spent interpreting, predecoding included.
     pub seconds: f64,
@@ -65,10 +66,12 @@ pub struct BlockStats {
 pub struct CacheStats {
     /// The bound.
     pub capacity_bytes: u64,
-    /// In use at the end.
+    /// Filled at the end, in all generations.
     pub used_bytes: u64,
-    /// The most ever in use.
+    /// The most ever filled.
     pub peak_bytes: u64,
+    /// Resident pages of the map that takes indirect branches from guest to host addresses.
+    pub indirect_map_bytes: u64,
     /// Generations retired because the cache was full, or by TEMPER_FLUSH_EVERY.
     pub evictions: u64,
     /// Fragments dropped because guest code changed.
@@ -126,6 +129,7 @@ pub struct ProfileStats {
     pub modules_saved: u64,
     /// Records written.
     pub records_saved: u64,
+    /// Spent identifying files of code and reading what is known of them.
     pub load_seconds: f64,
     pub save_seconds: f64,
 }

@@ -26,6 +26,9 @@ impl DualMap {
     /// The kernel's, as when memfds may not be executable or `exec_at` is taken.
     pub fn new(len: usize, exec_at: Option<HostAddr>) -> io::Result<DualMap> {
         let len = len.next_multiple_of(4096);
+        if file_size_limit() < len as u64 {
+            return DualMap::without_file(len, exec_at);
+        }
         let fd = create_memfd()?;
         // SAFETY: `fd` is ours and open.
         if unsafe { libc::ftruncate(fd, len as libc::off_t) } != 0 {
@@ -65,6 +68,48 @@ impl DualMap {
             exec: HostAddr(exec as u64),
             len,
         })
+    }
+
+    /// A limit on the size of files forbids a memfd (SIGXFSZ at its ftruncate), but not
+    /// shared anonymous memory, of which mremap(2) with an old size of 0 makes a second view.
+    fn without_file(len: usize, exec_at: Option<HostAddr>) -> io::Result<DualMap> {
+        let map = |addr: u64, prot, flags| {
+            // SAFETY: fresh anonymous memory; MAP_FIXED_NOREPLACE never replaces what is there.
+            let at = unsafe { libc::mmap(addr as *mut _, len, prot, flags, -1, 0) };
+            if at == libc::MAP_FAILED {
+                Err(io::Error::last_os_error())
+            } else {
+                Ok(at)
+            }
+        };
+        let (want, fixed) = match exec_at {
+            Some(at) => (at.0, libc::MAP_FIXED_NOREPLACE),
+            None => (0, 0),
+        };
+        let place = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | fixed;
+        let exec = map(want, libc::PROT_NONE, place)?;
+        let shared = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        let write = map(0, libc::PROT_READ | libc::PROT_WRITE, shared).inspect_err(|_| {
+            // SAFETY: just mapped by us, nobody has seen it.
+            unsafe { libc::munmap(exec, len) };
+        })?;
+        let map = DualMap {
+            write: write.cast(),
+            exec: HostAddr(exec as u64),
+            len,
+        };
+        // SAFETY: the second view replaces our own placeholder; it is executable only once
+        // it is no longer writable.
+        let moved = unsafe {
+            let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+            libc::mremap(write, 0, len, flags, exec) != libc::MAP_FAILED
+                && libc::mprotect(exec, len, libc::PROT_READ | libc::PROT_EXEC) == 0
+        };
+        if moved {
+            Ok(map)
+        } else {
+            Err(io::Error::last_os_error())
+        }
     }
 
     /// Bytes in each view.
@@ -116,6 +161,16 @@ impl Drop for DualMap {
     }
 }
 
+fn file_size_limit() -> u64 {
+    let mut limit = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: the kernel writes our structure.
+    unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) };
+    limit.rlim_cur
+}
+
 fn create_memfd() -> io::Result<libc::c_int> {
     const MFD_EXEC: libc::c_uint = 0x10;
     let name = c"temper-code";
@@ -140,7 +195,11 @@ mod tests {
 
     #[test]
     fn code_written_through_one_view_runs_in_the_other() {
-        let mut map = DualMap::new(4096, None).expect("dual map");
+        runs_code(DualMap::new(4096, None).expect("dual map"));
+        runs_code(DualMap::without_file(4096, None).expect("dual map"));
+    }
+
+    fn runs_code(mut map: DualMap) {
         // mov eax, 42; ret
         map.write_at(16, &[0xb8, 42, 0, 0, 0, 0xc3]);
         // SAFETY: the bytes above are a complete function.

@@ -2,10 +2,12 @@
 //! layout, executable memory mapped twice (never writable and executable at one address),
 //! raw system calls. Knows nothing of guests.
 
+mod dispositions;
 mod dual_map;
 mod features;
 pub mod probe;
 pub mod syscall;
 
+pub use dispositions::{Ignored, keep_c_heap_off_the_break};
 pub use dual_map::DualMap;
 pub use features::{Component, Features, XsaveLayout};

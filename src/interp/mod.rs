@@ -37,4 +37,5 @@ mod system;
 mod tests;
 
 pub use machine::Machine;
+pub use predecode::{Handling, handling};
 pub use run::{PredecodedBlock, step_one};

@@ -3,7 +3,7 @@
 use iced_x86::{ConditionCode, Instruction};
 
 use crate::guest::GuestMemory;
-use crate::native::StubCache;
+use crate::native::{IdentityMemory, StubCache};
 
 use super::op::Op;
 use super::operands::{Kind, Operands, translate};
@@ -61,10 +61,33 @@ fn choose<M: GuestMemory>(
     }
 }
 
+/// How the interpreter executes an instruction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Handling {
+    /// By a handler of its own.
+    Own,
+    /// As the real instruction, in a stub.
+    Stub,
+    /// It raises #UD, as on this CPU, which lacks it.
+    Undefined,
+    Unsupported,
+}
+
+/// How the interpreter executes `instruction`, for people to read.
+pub fn handling(instruction: &Instruction, stubs: &mut StubCache) -> Handling {
+    if is_own(instruction) {
+        Handling::Own
+    } else if !system::host_has(instruction.mnemonic()) {
+        Handling::Undefined
+    } else if stubs.stub(instruction).is_ok() {
+        Handling::Stub
+    } else {
+        Handling::Unsupported
+    }
+}
+
 /// Whether the interpreter executes `instruction` itself.
-#[cfg(test)]
 pub(super) fn is_own(instruction: &Instruction) -> bool {
-    use crate::native::IdentityMemory;
     let (mut op, operands) =
         translate::<IdentityMemory>(instruction, system::invalid_opcode::<IdentityMemory>());
     choose(&mut op, instruction, &operands).is_some() && system::host_has(instruction.mnemonic())

@@ -37,6 +37,7 @@ impl GuestEnv for Process {
         {
             let write = fault.error_code & FAULT_WRITE != 0;
             if write && self.memory.space.on_write_fault(fault.addr, code) {
+                self.counts.protection_faults += 1;
                 return EnvAction::Continue;
             }
             if fault.error_code & FAULT_FETCH != 0
@@ -57,7 +58,10 @@ impl GuestEnv for Process {
             _ => {}
         }
         match signal_for(&trap, ctx, &mut self.memory) {
-            Some(signal) => self.with_signals(ctx, code, |signals| signals.force(&signal)),
+            Some(signal) => {
+                self.counts.faults += 1;
+                self.with_signals(ctx, code, |signals| signals.force(&signal))
+            }
             // A spurious exception: the kernel lets the instruction run again.
             None => EnvAction::Continue,
         }

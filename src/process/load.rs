@@ -1,6 +1,7 @@
 //! From a command to a guest that is ready to run its first instruction.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use syscalls::Sysno;
@@ -9,6 +10,7 @@ use super::Process;
 use super::address_space::{AddressSpace, Placement};
 use super::auxv::ProgramFacts;
 use super::deferred::Deferred;
+use super::descriptors::OwnDescriptor;
 use super::elf::{self, Kind, LoadError, LoadedImage, Program};
 use super::identity::Identity;
 use super::memory::ProcessMemory;
@@ -24,10 +26,12 @@ pub const READ_IMPLIES_EXEC: u64 = 0x040_0000;
 const QUERY_PERSONALITY: u64 = 0xffff_ffff;
 
 /// How to load.
-#[derive(Clone, Default, Debug)]
+#[derive(Default, Debug)]
 pub struct LoadOptions {
     /// Places nothing at random, whatever the host's settings.
     pub no_randomization: bool,
+    /// A descriptor of Temper's that stays open while the guest runs, hidden from it.
+    pub own_descriptor: Option<OwnedFd>,
 }
 
 /// The registers with which the guest starts; all others are zero.
@@ -60,7 +64,7 @@ impl Process {
     /// # Errors
     /// What keeps the program from running.
     pub fn load(
-        options: &LoadOptions,
+        options: LoadOptions,
         path: &Path,
         args: Vec<OsString>,
         env: &[OsString],
@@ -107,7 +111,8 @@ impl Process {
         let entry = images.interpreter.as_ref().unwrap_or(&images.main).entry;
         let mut identity = Identity::new(program.main.real_path.clone(), &layout, personality);
         identity.announce(name_of(exec_name), layout.pointer);
-        let process = Process::new(memory, identity, alias);
+        let own_descriptor = OwnDescriptor::new(options.own_descriptor);
+        let process = Process::new(memory, identity, alias, own_descriptor);
         let start = Start {
             entry,
             stack: layout.pointer,

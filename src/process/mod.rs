@@ -11,6 +11,7 @@
 pub mod address_space;
 mod auxv;
 mod deferred;
+mod descriptors;
 pub mod elf;
 mod env;
 mod host_signals;
@@ -27,10 +28,12 @@ mod syscalls;
 mod vdso;
 
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 use self::syscalls::MemoryLimits;
 use address_space::FileKey;
+use descriptors::OwnDescriptor;
 use identity::Identity;
 pub use load::{LoadOptions, Start};
 pub use memory::ProcessMemory;
@@ -51,6 +54,19 @@ pub struct Process {
     memory_limits: MemoryLimits,
     notices: Notices,
     vdso: Option<CodeAlias>,
+    counts: Counts,
+    own_descriptor: OwnDescriptor,
+}
+
+/// What happened to a process that only it can tell.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Counts {
+    /// Synchronous faults of the guest's own making.
+    pub faults: u64,
+    /// Write faults on pages that are protected because they hold translated code.
+    pub protection_faults: u64,
+    /// System calls whose number has no name here.
+    pub unknown_calls: u64,
 }
 
 /// What belongs to one guest thread beyond its registers.
@@ -74,7 +90,12 @@ pub struct CodeFile {
 }
 
 impl Process {
-    fn new(memory: ProcessMemory, identity: Identity, vdso: Option<CodeAlias>) -> Process {
+    fn new(
+        memory: ProcessMemory,
+        identity: Identity,
+        vdso: Option<CodeAlias>,
+        own_descriptor: OwnDescriptor,
+    ) -> Process {
         let inherited = Inherited::read();
         Process {
             memory,
@@ -88,6 +109,8 @@ impl Process {
             memory_limits: MemoryLimits::default(),
             notices: Notices::default(),
             vdso,
+            counts: Counts::default(),
+            own_descriptor,
         }
     }
 
@@ -121,6 +144,16 @@ impl Process {
     /// The path of the program that runs (of a script: its interpreter's).
     pub fn executable(&self) -> PathBuf {
         path_from(&self.identity.exe)
+    }
+
+    /// The descriptor that was given to [`Process::load`], wherever it is now.
+    pub fn own_descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.own_descriptor.borrow()
+    }
+
+    /// What happened so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
     }
 
     /// The guest has ended: gives back what outlives it in the host.

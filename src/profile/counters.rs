@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use profile_db::{Bias, Counts, Error, Store, Tier, content_hash};
 
@@ -87,6 +88,7 @@ pub struct ProfileStats {
     /// Modules for which the database had a profile, and their decisions.
     pub modules_loaded: u64,
     pub records_loaded: u64,
+    pub load_time: Duration,
     /// Blocks that were known to be hot when they were first met.
     pub known_hot: u64,
     pub modules_saved: u64,
@@ -145,6 +147,11 @@ impl Profile {
 
     pub fn stats(&self) -> ProfileStats {
         self.stats
+    }
+
+    /// Adds to the time that loading took, as for [identifying](super::Identities) a file.
+    pub fn spent_loading(&mut self, time: Duration) {
+        self.stats.load_time += time;
     }
 
     /// What went wrong with the profile directory since the last call; the run goes on.
@@ -211,6 +218,7 @@ impl Profile {
     pub(super) fn known(&mut self, module: ModuleIndex) -> &mut KnownBlocks {
         let index = module.index();
         if self.known[index].is_none() {
+            let started = Instant::now();
             let found = match &self.store {
                 Some(store) => store.known(self.modules.id(module)),
                 None => Ok(None),
@@ -228,6 +236,7 @@ impl Profile {
                 }
             };
             self.known[index] = Some(known);
+            self.stats.load_time += started.elapsed();
         }
         self.known[index].get_or_insert_default()
     }

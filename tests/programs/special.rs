@@ -17,6 +17,11 @@ type Test = fn() -> Result<(), Failed>;
 pub fn trials() -> Vec<Trial> {
     let tests: &[(&str, Test)] = &[
         ("statistics as text and JSON", statistics),
+        (
+            "statistics of a program that closes everything",
+            closed_everything,
+        ),
+        ("a limit on the size of files", file_size_limit),
         ("a huge argument list", huge_arguments),
         ("an empty environment", empty_environment),
         ("a program's own name and path", own_name),
@@ -86,6 +91,11 @@ fn statistics() -> Result<(), Failed> {
         "/blocks/translated",
         "/blocks/code_bytes",
         "/cache/capacity_bytes",
+        "/cache/used_bytes",
+        "/cache/peak_bytes",
+        "/cache/indirect_map_bytes",
+        "/interpreter/native_instructions",
+        "/profile/load_seconds",
         "/memory/peak_bytes",
     ] {
         if number(positive).is_none_or(|value| value <= 0.0) {
@@ -97,6 +107,49 @@ fn statistics() -> Result<(), Failed> {
         return Err(format!("hardly any system calls in {stats:#}").into());
     }
     Ok(())
+}
+
+/// Its own standard error is closed at its end, and it used each number once.
+fn closed_everything() -> Result<(), Failed> {
+    let source =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/c/descriptors.c");
+    let program = match fixture::built("gcc", &["-O1"], &source) {
+        Ok(program) => program,
+        Err(why) => {
+            eprintln!("skipped: {why}");
+            return Ok(());
+        }
+    };
+    let outcome = guest(&["--stats"], &[program.to_str().expect("UTF-8")])?;
+    expect(outcome.end == End::Exit(3), "exit status", &outcome)?;
+    expect(
+        text(&outcome.stderr).contains("code cache"),
+        "statistics",
+        &outcome,
+    )
+}
+
+/// It is the guest's, and Temper lives with it.
+fn file_size_limit() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let mut command = Command::new("/bin/sh");
+    command
+        .args(["-c", "ulimit -f 1; exec \"$@\"", "sh"])
+        .arg(env!("CARGO_BIN_EXE_temper"))
+        .args(["run", "--profile-dir"])
+        .arg(folder.path())
+        .args(["/usr/bin/seq", "3000"]);
+    let outcome = run(command, b"", LIMIT)?;
+    expect(outcome.end == End::Exit(0), "exit status", &outcome)?;
+    let mut native = Command::new("/usr/bin/seq");
+    native.arg("3000");
+    let native = run(native, b"", LIMIT)?;
+    expect(outcome.stdout == native.stdout, "output", &outcome)?;
+    expect(
+        text(&outcome.stderr).starts_with("temper: warning: "),
+        "a warning that the profile isn't saved",
+        &outcome,
+    )
 }
 
 fn huge_arguments() -> Result<(), Failed> {

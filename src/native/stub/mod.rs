@@ -149,6 +149,7 @@ pub struct StubCache {
     encoder: Encoder,
     factory: InstructionInfoFactory,
     vectors: HostVectors,
+    runs: u64,
 }
 
 impl std::fmt::Debug for StubCache {
@@ -173,6 +174,7 @@ impl StubCache {
             encoder: Encoder::new(64),
             factory: InstructionInfoFactory::new(),
             vectors: HostVectors::detect(),
+            runs: 0,
         })
     }
 
@@ -203,6 +205,11 @@ impl StubCache {
         }
     }
 
+    /// How often stubs were run.
+    pub fn runs(&self) -> u64 {
+        self.runs
+    }
+
     /// Executes the stub on the guest's state. RIP stays as it is.
     ///
     /// # Errors
@@ -213,12 +220,13 @@ impl StubCache {
     /// (it may be unmapped) or a buffer of the operand's size. With [`Addressing::AsWritten`],
     /// guest memory is identity mapped. A signal handler resumes at [`super::fix_up`].
     pub unsafe fn run(
-        &self,
+        &mut self,
         id: StubId,
         cpu: &mut CpuState,
         vector: &mut VectorState,
         memory: *mut u8,
     ) -> Result<(), GuestTrap> {
+        self.runs += 1;
         vector.materialize();
         let code = match self.stubs[id.0 as usize].body {
             Body::Code(code) => code,

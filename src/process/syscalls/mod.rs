@@ -3,6 +3,7 @@
 //! Temper owns, one file a family. Unknown numbers pass through with a log line.
 
 mod children;
+mod descriptors;
 mod lifetime;
 mod limits;
 mod memory;
@@ -84,7 +85,10 @@ impl From<SyscallResult> for Ending {
 impl Process {
     /// The calls that may go out from assembly as things stand: a bit each.
     pub fn pass_through_mask(&self) -> [u64; 8] {
-        table::pass_through_mask(self.memory.space.code_exposure())
+        table::pass_through_mask(
+            self.memory.space.code_exposure(),
+            self.own_descriptor.is_held(),
+        )
     }
 
     /// Carries out the system call in `ctx`, whose RIP is already after it.
@@ -120,6 +124,7 @@ impl Process {
         let family = sysno.map_or(Family::PassThrough, table::family);
         let (Some(sysno), true) = (sysno, family != Family::PassThroughSilent) else {
             if sysno.is_none() {
+                self.counts.unknown_calls += 1;
                 tracing::info!(
                     target: "temper::process",
                     number = call.number,
@@ -144,6 +149,7 @@ impl Process {
             Family::Lifetime => self.lifetime_call(sysno, call),
             Family::Modes => self.mode_call(sysno, call, ctx, code).into(),
             Family::Limits => self.limit_call(sysno, call).into(),
+            Family::Descriptors => self.descriptor_call(sysno, call, ctx),
         }
     }
 

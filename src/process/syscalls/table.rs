@@ -30,6 +30,8 @@ pub enum Family {
     Modes,
     /// Resource limits.
     Limits,
+    /// Which descriptors are open: Temper's own is not.
+    Descriptors,
 }
 
 /// The family of a call that this build knows by name.
@@ -94,6 +96,12 @@ pub fn family(call: Sysno) -> Family {
         | Sysno::seccomp
         | Sysno::map_shadow_stack => Family::Modes,
         Sysno::getrlimit | Sysno::setrlimit | Sysno::prlimit64 => Family::Limits,
+        Sysno::close
+        | Sysno::close_range
+        | Sysno::dup
+        | Sysno::dup2
+        | Sysno::dup3
+        | Sysno::fcntl => Family::Descriptors,
         Sysno::write
         | Sysno::pwrite64
         | Sysno::writev
@@ -107,7 +115,6 @@ pub fn family(call: Sysno) -> Family {
         | Sysno::copy_file_range => Family::FileWrites,
         Sysno::sendto
         | Sysno::sendmsg
-        | Sysno::close
         | Sysno::lseek
         | Sysno::getpid
         | Sysno::gettid
@@ -117,9 +124,6 @@ pub fn family(call: Sysno) -> Family {
         | Sysno::getgid
         | Sysno::getegid
         | Sysno::sched_yield
-        | Sysno::dup
-        | Sysno::dup2
-        | Sysno::dup3
         | Sysno::unlink
         | Sysno::fsync => Family::PassThroughSilent,
         _ => Family::PassThrough,
@@ -129,7 +133,8 @@ pub fn family(call: Sysno) -> Family {
 /// A bit for each call that may go out from assembly. While code can change by stores, calls
 /// that may write to guest memory don't: the pages they write to may be protected. While it
 /// can change through files, calls that write to files don't either.
-pub fn pass_through_mask(exposure: CodeExposure) -> [u64; MASK_BITS / 64] {
+/// While Temper holds a descriptor of its own, calls that could tell don't.
+pub fn pass_through_mask(exposure: CodeExposure, own_descriptor: bool) -> [u64; MASK_BITS / 64] {
     let mut mask = [0; MASK_BITS / 64];
     for number in 0..MASK_BITS {
         let passes = Sysno::new(number).is_some_and(|call| match family(call) {
@@ -137,6 +142,7 @@ pub fn pass_through_mask(exposure: CodeExposure) -> [u64; MASK_BITS / 64] {
             Family::PassThrough => !exposure.writable,
             // Some of these write an offset back.
             Family::FileWrites => !exposure.shared_file && !exposure.writable,
+            Family::Descriptors => !own_descriptor && !exposure.writable,
             Family::Memory
             | Family::Paths
             | Family::Signals
@@ -169,7 +175,7 @@ mod tests {
     #[test]
     fn owned_calls_never_go_out_from_assembly() {
         for writable in [false, true] {
-            let mask = pass_through_mask(CodeExposure { writable, ..SAFE });
+            let mask = pass_through_mask(CodeExposure { writable, ..SAFE }, false);
             for call in [
                 Sysno::mmap,
                 Sysno::brk,
@@ -183,18 +189,32 @@ mod tests {
     }
 
     #[test]
+    fn calls_that_could_find_tempers_descriptor_go_through_rust() {
+        for call in [Sysno::close, Sysno::close_range, Sysno::dup2, Sysno::fcntl] {
+            assert!(passes(&pass_through_mask(SAFE, false), call), "{call:?}");
+            assert!(!passes(&pass_through_mask(SAFE, true), call), "{call:?}");
+        }
+    }
+
+    #[test]
     fn calls_that_could_change_code_go_through_rust_while_there_is_such_code() {
-        let mask = pass_through_mask(SAFE);
+        let mask = pass_through_mask(SAFE, false);
         assert!(passes(&mask, Sysno::read) && passes(&mask, Sysno::write));
-        let writable = pass_through_mask(CodeExposure {
-            writable: true,
-            ..SAFE
-        });
+        let writable = pass_through_mask(
+            CodeExposure {
+                writable: true,
+                ..SAFE
+            },
+            false,
+        );
         assert!(!passes(&writable, Sysno::read));
-        let shared = pass_through_mask(CodeExposure {
-            shared_file: true,
-            ..SAFE
-        });
+        let shared = pass_through_mask(
+            CodeExposure {
+                shared_file: true,
+                ..SAFE
+            },
+            false,
+        );
         assert!(passes(&shared, Sysno::read) && !passes(&shared, Sysno::write));
     }
 }
