@@ -26,9 +26,9 @@ pub struct Case {
 /// How much the program executes, which decides in which modes it is affordable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Weight {
-    /// A few million instructions: every mode.
+    /// Some million instructions: every mode.
     Light,
-    /// Too much for the interpreter alone and for a cache that is flushed all the time.
+    /// Too much for the interpreter alone and for a cache that is flushed often.
     Heavy,
 }
 

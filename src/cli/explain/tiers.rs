@@ -403,6 +403,7 @@ fn reason(why: InterpretReason) -> &'static str {
         InterpretReason::GsSegment => "it uses the gs segment",
         InterpretReason::FarTransfer => "it is a far transfer",
         InterpretReason::Transaction => "it begins a hardware transaction",
+        InterpretReason::LoadsFlags => "it may turn single-stepping on",
         InterpretReason::Invalid => "its bytes are no instruction",
     }
 }
