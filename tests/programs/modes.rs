@@ -74,10 +74,6 @@ pub fn check(case: &Case, mode: Mode) -> Result<(), Failed> {
         Mode::Interpreter => more(&["--max-tier", "interpreter"]),
         Mode::Hot => variables.push(("TEMPER_HOT", "1")),
         Mode::SmallCache => more(&["--cache-size", "1"]),
-<<<<<<< HEAD
-        Mode::Flush => variables.push(("TEMPER_FLUSH_EVERY", "50")),
-        Mode::Verify => more(&["--verify"]),
-=======
         Mode::Flush => variables.push((
             "TEMPER_FLUSH_EVERY",
             // A cache that never holds what a loop needs makes a run take minutes: what C++
@@ -87,7 +83,7 @@ pub fn check(case: &Case, mode: Mode) -> Result<(), Failed> {
                 Weight::Heavy => "2000",
             },
         )),
->>>>>>> polish
+        Mode::Verify => more(&["--verify"]),
     }
     let run = case.under_temper(&options, &variables)?;
     compare(native, &run, "")?;
