@@ -54,7 +54,6 @@ const VERIFIED: &[&str] = &[
     "c/float_exceptions.c",
     "c/smc_patch.c",
     "c/trap_flag.c",
-    "c/vdso_time.c",
     "c/vector_state.c",
 ];
 
