@@ -208,8 +208,8 @@ impl<E: GuestEnv> Engine<E> {
         if !prepared.comparable {
             return self.interpret(ctx, env, pc, false);
         }
-        if !self.code.cache.contains(pc) {
-            if promote(
+        if !self.code.cache.contains(pc)
+            && promote(
                 &mut self.code,
                 &mut self.translator,
                 env,
@@ -217,9 +217,8 @@ impl<E: GuestEnv> Engine<E> {
                 pc,
             )
             .is_err()
-            {
-                return self.interpret(ctx, env, pc, false);
-            }
+        {
+            return self.interpret(ctx, env, pc, false);
         }
         let Some(mut expected) = lockstep::expect(ctx, &mut self.stubs, &prepared) else {
             return self.interpret(ctx, env, pc, false);

@@ -93,7 +93,7 @@ impl GuestMemory for WriteBuffer {
         expected: u128,
         new: u128,
     ) -> Result<u128, GuestTrap> {
-        if addr.0 % 16 != 0 {
+        if !addr.0.is_multiple_of(16) {
             return Err(GuestTrap::GeneralProtection);
         }
         self.probe(addr, 16)?;
@@ -289,7 +289,7 @@ pub(super) fn compare(
         let (is, was) = (ctx.vector.mxcsr(), expected.vector.mxcsr());
         let _ = writeln!(text, "  mxcsr: {is:#x}, interpreter {was:#x}");
     }
-    let mut memory = IdentityMemory::default();
+    let mut memory = IdentityMemory;
     for (&addr, &was) in &expected.memory.written {
         match memory.load(GuestAddr(addr), Width::B1) {
             Ok(is) if is == u64::from(was) => {}

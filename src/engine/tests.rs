@@ -157,7 +157,7 @@ fn run(
         ctx.pass_through[0] |= 1 << libc::SYS_getpid;
     }
     let mut env = Bare {
-        memory: IdentityMemory::default(),
+        memory: IdentityMemory,
         trap: None,
     };
     let mut engine = Engine::new(
