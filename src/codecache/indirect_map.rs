@@ -39,6 +39,7 @@ impl IndirectMap {
     /// The kernel's, as when the range is taken or the address space is limited.
     pub fn new(miss: HostAddr) -> io::Result<IndirectMap> {
         reserve(START, BYTES)?;
+        reserve_nothing(u64::from(MAP_DISPLACEMENT))?;
         reserve(VSYSCALL, VSYSCALL_BYTES)?;
         let mut map = IndirectMap {
             miss,
@@ -116,6 +117,27 @@ impl IndirectMap {
     /// Memory that the map's touched pages take, in bytes.
     pub fn resident_bytes(&self) -> u64 {
         self.filled.len() as u64 * PAGE_SIZE
+    }
+}
+
+/// Keeps the page where wild targets near zero (or near multiples of 2^61) would look without
+/// access: the jump itself faults then, and its origin is known.
+fn reserve_nothing(page: u64) -> io::Result<()> {
+    // SAFETY: as in `reserve`.
+    let at = unsafe {
+        libc::mmap(
+            page as *mut _,
+            PAGE_SIZE as usize,
+            libc::PROT_NONE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE,
+            -1,
+            0,
+        )
+    };
+    if at == libc::MAP_FAILED {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
     }
 }
 

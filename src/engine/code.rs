@@ -5,14 +5,16 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Instant;
 
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 
 use super::Settings;
 use super::blocks::Blocks;
 use super::counters::Counters;
 use super::entry;
+use super::lockstep::Prepared;
 use crate::addr::GuestAddr;
 use crate::codecache::{CodeCache, MAP_REACH};
 use crate::decode::{Block, Decoder};
@@ -32,6 +34,8 @@ pub struct Code<M: GuestMemory> {
     pub(super) scratch: Block,
     pub profile: Profile,
     identities: Identities,
+    /// Blocks as `--verify` runs them.
+    pub(super) prepared: HashMap<GuestAddr, Rc<Prepared>>,
     /// Counters in generated code; `None` without profiling.
     pub(super) counters: Option<Counters>,
     /// Fragments made so far.
@@ -53,6 +57,7 @@ impl<M: GuestMemory> Code<M> {
             scratch: Block::default(),
             profile,
             identities: Identities::new(),
+            prepared: HashMap::new(),
             counters: if settings.profile {
                 Some(Counters::new()?)
             } else {
@@ -71,6 +76,7 @@ impl<M: GuestMemory> Code<M> {
 impl<M: GuestMemory> CodeControl for Code<M> {
     fn invalidate(&mut self, range: Range<GuestAddr>) {
         self.scratch.len = 0;
+        self.prepared.clear();
         self.cache.invalidate(range.clone());
         self.blocks.invalidate(range.clone());
         self.profile.invalidate(range);

@@ -1,11 +1,13 @@
 //! The dispatcher: looks at where the guest is and decides what runs it next.
 
 use std::io;
+use std::rc::Rc;
 use std::time::Instant;
 
 use super::blocks::{KnownBlock, Slot};
 use super::code::Code;
 use super::counters::Counters;
+use super::lockstep::Prepared;
 use super::promote::{describe, promote};
 use super::stats::Stats;
 use super::{Settings, Tier, entry, host_signals, lockstep};
@@ -190,11 +192,24 @@ impl<E: GuestEnv> Engine<E> {
 
     /// One block in lockstep.
     fn verify(&mut self, ctx: &mut ThreadContext, env: &mut E, pc: GuestAddr) -> EnvAction {
-        let block = match self.code.decoder.block(env.memory(), pc) {
-            Ok(block) => block,
-            Err(trap) => return env.trap(ctx, trap, &mut self.code),
+        let known = self.code.prepared.get(&pc).map(Rc::clone);
+        let prepared = match known {
+            Some(prepared) => prepared,
+            None => {
+                let decoder = self.code.decoder;
+                let block = match decoder.block(env.memory(), pc) {
+                    Ok(block) => block,
+                    Err(trap) => return env.trap(ctx, trap, &mut self.code),
+                };
+                if !env.watch_code(block.range()) {
+                    return self.interpret(ctx, env, pc, false);
+                }
+                let prepared = Rc::new(Prepared::new(block, &decoder, &mut self.stubs));
+                self.code.prepared.insert(pc, Rc::clone(&prepared));
+                prepared
+            }
         };
-        if !lockstep::comparable(&block) {
+        if !prepared.comparable {
             return self.interpret(ctx, env, pc, false);
         }
         if !self.code.cache.contains(pc)
@@ -209,7 +224,7 @@ impl<E: GuestEnv> Engine<E> {
         {
             return self.interpret(ctx, env, pc, false);
         }
-        let Some(mut expected) = lockstep::expect(ctx, &mut self.stubs, &block) else {
+        let Some(mut expected) = lockstep::expect(ctx, &mut self.stubs, &prepared) else {
             return self.interpret(ctx, env, pc, false);
         };
         let Some(host) = self.code.cache.lookup(pc) else {
@@ -221,7 +236,7 @@ impl<E: GuestEnv> Engine<E> {
         let exit = unsafe { entry::enter(ctx, host) };
         match exit {
             ExitKind::Untranslated | ExitKind::Indirect | ExitKind::Syscall => {
-                if let Err(difference) = lockstep::compare(ctx, &mut expected, &block) {
+                if let Err(difference) = lockstep::compare(ctx, &mut expected, &prepared.block) {
                     eprintln!("temper: --verify: generated code differs in {difference}");
                     return EnvAction::Abort;
                 }

@@ -3,8 +3,9 @@
 //! state and the bytes that the interpreter would have written are compared.
 //!
 //! Not compared: blocks whose result differs from run to run by nature (time stamps, random
-//! numbers), those whose instructions address memory by themselves inside a stub, and those
-//! in which generated code faulted.
+//! numbers, the vdso's clock), those whose instructions address memory by themselves inside a
+//! stub, and those in which generated code faulted. A block that writes memory and reads it
+//! back through another mapping of the same bytes differs falsely.
 
 use std::fmt::Write as _;
 
@@ -12,7 +13,7 @@ use hashbrown::HashMap;
 use iced_x86::{Instruction, Mnemonic};
 
 use crate::addr::GuestAddr;
-use crate::decode::{Block, BlockEnd};
+use crate::decode::{Block, BlockEnd, Decoder};
 use crate::guest::{
     Access, CpuState, GuestMemory, GuestTrap, ThreadContext, VectorState, Width, flags,
 };
@@ -140,8 +141,29 @@ pub(super) struct Expected {
     memory: WriteBuffer,
 }
 
+/// A block ready for its comparison.
+pub(super) struct Prepared {
+    pub block: Block,
+    pub comparable: bool,
+    ops: PredecodedBlock<WriteBuffer>,
+}
+
+impl Prepared {
+    pub fn new(block: Block, decoder: &Decoder, stubs: &mut StubCache) -> Prepared {
+        // The vdso reads what the kernel writes at any moment.
+        let vdso = decoder
+            .alias
+            .is_some_and(|alias| (alias.start..alias.end).contains(&block.start));
+        Prepared {
+            comparable: !vdso && comparable(&block),
+            ops: PredecodedBlock::new(&block, stubs),
+            block,
+        }
+    }
+}
+
 /// Whether a block's two runs can be compared.
-pub(super) fn comparable(block: &Block) -> bool {
+fn comparable(block: &Block) -> bool {
     !block.instructions.is_empty()
         && !matches!(block.end, BlockEnd::InterpretOne { .. })
         && block.instructions.iter().all(repeatable)
@@ -191,7 +213,7 @@ fn repeatable(instruction: &Instruction) -> bool {
 pub(super) fn expect(
     ctx: &mut ThreadContext,
     stubs: &mut StubCache,
-    block: &Block,
+    prepared: &Prepared,
 ) -> Option<Expected> {
     let mut expected = Expected {
         cpu: ctx.cpu.clone(),
@@ -199,16 +221,15 @@ pub(super) fn expect(
         memory: WriteBuffer::default(),
     };
     let x87 = X87State::save();
-    let predecoded = PredecodedBlock::new(block, stubs);
     let mut machine = Machine::new(
         &mut expected.cpu,
         &mut expected.vector,
         &mut expected.memory,
         stubs,
     );
-    let result = predecoded.run(&mut machine);
+    let result = prepared.ops.run(&mut machine);
     x87.restore();
-    if let BlockEnd::Syscall { next, .. } = block.end {
+    if let BlockEnd::Syscall { next, .. } = prepared.block.end {
         expected.cpu.rip = next.0;
     }
     result.ok().map(|()| expected)

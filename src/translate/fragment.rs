@@ -310,12 +310,12 @@ impl Translator {
                 self.load_target(&last[0], branch_at).map_err(encoding)?;
                 self.point(branch_at, Fix::R11InSlot);
                 self.push_return(return_to);
-                self.jump_indirect(0);
+                self.jump_indirect(branch_at, -8);
                 Ok(self.after_call(return_to, plan))
             }
             BlockEnd::IndirectJump => {
                 self.load_target(&last[0], branch_at).map_err(encoding)?;
-                self.jump_indirect(0);
+                self.jump_indirect(branch_at, 0);
                 Ok(None)
             }
             BlockEnd::Return { pop } => {
@@ -323,10 +323,10 @@ impl Translator {
                 self.code.store_r11();
                 self.code.pop_r11();
                 if pop > 0 {
-                    self.point(branch_at, Fix::Jumping { pop });
+                    self.point(branch_at, Fix::Jumping { pop, undo: 8 });
                     self.code.drop_stack(u32::from(pop));
                 }
-                self.jump_indirect(0);
+                self.jump_indirect(branch_at, 8 + i32::from(pop));
                 Ok(None)
             }
             BlockEnd::Syscall { at, next } => {
@@ -446,8 +446,8 @@ impl Translator {
         Ok(())
     }
 
-    fn jump_indirect(&mut self, pop: u16) {
-        self.point(GuestAddr(0), Fix::Jumping { pop });
+    fn jump_indirect(&mut self, branch: GuestAddr, undo: i32) {
+        self.point(branch, Fix::Jumping { pop: 0, undo });
         if self.settings.exact_indirect {
             self.code.jump_to_routine(HostRoutine::ExactIndirect);
         } else {

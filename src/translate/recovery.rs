@@ -18,8 +18,9 @@ pub enum Fix {
     /// Guest r11 is in its slot.
     R11InSlot,
     /// The branch is done but for the jump: r11 holds the target, guest r11 is in its slot,
-    /// and this many bytes are still to be dropped from the stack.
-    Jumping { pop: u16 },
+    /// and `pop` bytes are still to be dropped from the stack. Subtracting `undo` from rsp
+    /// gives back the state before the branch.
+    Jumping { pop: u16, undo: i32 },
     /// This register is in the first spill slot.
     Spilled(Register),
 }
@@ -55,7 +56,10 @@ impl Recorder {
                 ((guest_delta << 1) ^ (guest_delta >> 63)) as u64,
             );
             match fix {
-                Fix::Jumping { pop } => varint(&mut self.bytes, u64::from(pop)),
+                Fix::Jumping { pop, undo } => {
+                    varint(&mut self.bytes, u64::from(pop));
+                    self.bytes.extend_from_slice(&undo.to_le_bytes());
+                }
                 Fix::Spilled(reg) => self.bytes.push(reg.number() as u8),
                 Fix::Exact | Fix::R11InSlot => {}
             }
@@ -96,6 +100,14 @@ fn read_varint(bytes: &mut std::slice::Iter<'_, u8>) -> Option<u64> {
     None
 }
 
+fn read_i32(bytes: &mut std::slice::Iter<'_, u8>) -> Option<i32> {
+    let mut value = [0; 4];
+    for byte in &mut value {
+        *byte = *bytes.next()?;
+    }
+    Some(i32::from_le_bytes(value))
+}
+
 /// All points of a fragment: host offset, guest address, fix.
 pub fn points(recovery: &[u8]) -> impl Iterator<Item = (u32, GuestAddr, Fix)> + '_ {
     let mut bytes = recovery.iter();
@@ -116,6 +128,7 @@ pub fn points(recovery: &[u8]) -> impl Iterator<Item = (u32, GuestAddr, Fix)> + 
                 1 => Fix::R11InSlot,
                 2 => Fix::Jumping {
                     pop: read_varint(&mut bytes)? as u16,
+                    undo: read_i32(&mut bytes)?,
                 },
                 3 => Fix::Spilled(gpr64(*bytes.next()?)),
                 _ => return None,
@@ -146,13 +159,26 @@ pub fn apply(ctx: &mut ThreadContext, guest: GuestAddr, fix: Fix) {
     match fix {
         Fix::Exact => {}
         Fix::R11InSlot => cpu.set(Gpr::R11, slot),
-        Fix::Jumping { pop } => {
-            cpu.rip = cpu.get(Gpr::R11);
+        Fix::Jumping { pop, undo } => {
+            let target = cpu.get(Gpr::R11);
+            let stack = cpu.get(Gpr::Rsp);
             cpu.set(Gpr::R11, slot);
-            cpu.set(Gpr::Rsp, cpu.get(Gpr::Rsp).wrapping_add(u64::from(pop)));
+            if is_canonical(target) {
+                cpu.rip = target;
+                cpu.set(Gpr::Rsp, stack.wrapping_add(u64::from(pop)));
+            } else {
+                // The branch itself faults: it runs again, in the interpreter.
+                cpu.set(Gpr::Rsp, stack.wrapping_sub(i64::from(undo) as u64));
+            }
         }
         Fix::Spilled(reg) => cpu.gpr[reg.number() & 15] = spilled,
     }
+}
+
+/// Whether an address has all upper bits alike (48-bit linear addresses; Intel SDM volume 1,
+/// section 3.3.7.1).
+fn is_canonical(addr: u64) -> bool {
+    ((addr as i64) << 16 >> 16) as u64 == addr
 }
 
 #[cfg(test)]
@@ -165,7 +191,11 @@ mod tests {
             (0, GuestAddr(0x40_1000), Fix::Exact),
             (3, GuestAddr(0x40_1003), Fix::Exact),
             (12, GuestAddr(0x40_1003), Fix::R11InSlot),
-            (14, GuestAddr(0x40_1003), Fix::Jumping { pop: 300 }),
+            (
+                14,
+                GuestAddr(0x40_1003),
+                Fix::Jumping { pop: 300, undo: -8 },
+            ),
             (400, GuestAddr(0x1000), Fix::Spilled(Register::R13)),
         ];
         let mut recorder = Recorder::default();

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     let mut trials = special::trials();
     for case in cases.into_iter().flatten().map(Arc::new) {
         for &mode in modes::ALL {
-            if mode.affords(case.weight) {
+            if mode.affords(&case) {
                 let case = Arc::clone(&case);
                 trials.push(Trial::test(
                     format!("{} [{}]", case.name, mode.name()),

@@ -288,8 +288,8 @@ fn state(fix: Fix) -> String {
     match fix {
         Fix::Exact => String::new(),
         Fix::R11InSlot => "guest r11 in its slot".into(),
-        Fix::Jumping { pop: 0 } => "r11: the target; guest r11 in its slot".into(),
-        Fix::Jumping { pop } => {
+        Fix::Jumping { pop: 0, .. } => "r11: the target; guest r11 in its slot".into(),
+        Fix::Jumping { pop, .. } => {
             format!("r11: the target; guest r11 in its slot; {pop} bytes to drop")
         }
         Fix::Spilled(register) => format!("guest {register:?} in a spill slot").to_lowercase(),

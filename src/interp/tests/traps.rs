@@ -157,7 +157,7 @@ fn a_fault_in_the_middle_of_a_block_keeps_what_came_before() {
 }
 
 #[test]
-fn the_trap_flag_stops_a_block_and_then_steps() {
+fn the_trap_flag_steps_from_the_instruction_after_popf_on() {
     install_test_handler();
     let mut bench = Bench::new();
     // popfq; inc rax; inc rdx; ret
@@ -175,6 +175,8 @@ fn the_trap_flag_stops_a_block_and_then_steps() {
     let rest = PredecodedBlock::new(&rest, &mut stubs);
     let mut machine = Machine::new(&mut cpu, &mut vector, &mut memory, &mut stubs);
     assert_eq!(whole.run(&mut machine), Ok(()));
+    assert_eq!(machine.cpu.pc(), at, "popf is no part of a block");
+    assert_eq!(step_one(&mut machine, &decoder, at), Ok(()));
     assert_eq!(machine.cpu.pc(), at.offset(1));
     assert_eq!(rest.run(&mut machine), Err(GuestTrap::Debug));
     assert_eq!(machine.cpu.pc(), at.offset(4));
@@ -188,6 +190,49 @@ fn the_trap_flag_stops_a_block_and_then_steps() {
         (machine.cpu.pc(), machine.cpu.get(Gpr::Rdx)),
         (at.offset(7), 1)
     );
+}
+
+#[test]
+fn a_repeated_string_instruction_steps_by_iterations() {
+    let mut bench = Bench::new();
+    let mut cpu = CpuState {
+        rflags: flags::FIXED | flags::TF,
+        ..CpuState::default()
+    };
+    cpu.set(Gpr::Rcx, 2);
+    cpu.set(Gpr::Rdi, bench.data_addr().0);
+    // rep stosb
+    let at = bench.code_addr();
+    assert_eq!(
+        step(&mut bench, &[0xf3, 0xaa], &mut cpu),
+        Err(GuestTrap::Debug)
+    );
+    assert_eq!((cpu.pc(), cpu.get(Gpr::Rcx)), (at, 1));
+    assert_eq!(
+        step(&mut bench, &[0xf3, 0xaa], &mut cpu),
+        Err(GuestTrap::Debug)
+    );
+    assert_eq!((cpu.pc(), cpu.get(Gpr::Rcx)), (at.offset(2), 0));
+}
+
+#[test]
+fn the_alignment_check_traps_misaligned_accesses_alone() {
+    let mut bench = Bench::new();
+    let mut cpu = CpuState {
+        rflags: flags::FIXED | flags::AC,
+        ..CpuState::default()
+    };
+    // mov eax, [rcx]; movups xmm0, [rcx]
+    for code in [&[0x8b, 0x01][..], &[0x0f, 0x10, 0x01]] {
+        cpu.set(Gpr::Rcx, bench.data_addr().0);
+        assert_eq!(step(&mut bench, code, &mut cpu), Ok(()));
+        cpu.set(Gpr::Rcx, bench.data_addr().0 + 2);
+        assert_eq!(
+            step(&mut bench, code, &mut cpu),
+            Err(GuestTrap::AlignmentCheck)
+        );
+        assert_eq!(cpu.pc(), bench.code_addr());
+    }
 }
 
 #[test]
