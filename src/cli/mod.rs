@@ -38,8 +38,9 @@ enum Command {
     /// Run a program; its output and exit status are its own
     #[command(after_help = "\
 Environment for finding faults in Temper itself: TEMPER_FLUSH_EVERY=N empties the code \
-cache at every Nth entry, TEMPER_HOT=1 makes all code hot at once, TEMPER_PROMOTE_AFTER=N sets when code gets hot, TEMPER_STOP_AFTER=N \
-stops translating after N fragments.")]
+cache at every Nth entry, TEMPER_HOT=1 makes all code hot at once, \
+TEMPER_PROMOTE_AFTER=N sets when code gets hot, TEMPER_STOP_AFTER=N stops translating after N \
+fragments, TEMPER_LOG=FILTER (such as temper::translate=debug) logs to standard error.")]
     Run(options::RunArgs),
     /// Show what earlier runs learned
     Profile(profile::ProfileArgs),
@@ -60,7 +61,18 @@ stops translating after N fragments.")]
 pub fn main() -> i32 {
     fail_as_one();
     crate::host::keep_c_heap_off_the_break();
+    log_if_asked();
     run_command(std::env::args_os())
+}
+
+/// TEMPER_LOG=FILTER (as `temper::translate=debug`) logs to standard error.
+fn log_if_asked() {
+    if let Some(filter) = std::env::var_os("TEMPER_LOG") {
+        tracing_subscriber::fmt()
+            .with_env_filter(filter.to_string_lossy().as_ref())
+            .with_writer(std::io::stderr)
+            .init();
+    }
 }
 
 /// A panic is Temper's own failure, with the status that says so. Nothing is unwound: the
