@@ -1,4 +1,5 @@
 // flags: -O2
+// heavy
 // Leaf code keeps values below rsp (the red zone) while signals come: handlers must not
 // touch it, whatever they do with their own stack.
 #include "fault.h"

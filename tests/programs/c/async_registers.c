@@ -1,11 +1,12 @@
 // flags: -O1
+// heavy
 // Asynchronous frames hold the exact registers at an instruction boundary: in this loop
 // certain relations hold at every one, and the handler checks them; then it ends the loop
 // by editing a register, and in the end by moving RIP.
 #include "fault.h"
 #include <sys/time.h>
 
-extern char loop_start[], loop_end[], loop_left[];
+extern char loop_start[], loop_sub[], loop_end[], loop_left[];
 static long inside, wrong, edits;
 
 static void tick(int signo, siginfo_t *info, void *uc) {
@@ -27,7 +28,7 @@ static void tick(int signo, siginfo_t *info, void *uc) {
     if (inside % 5 == 0) {
         edits++;
         REG(uc, R15) = 1;
-    } else if (inside > 60) {
+    } else if (inside > 60 && rip < loop_sub) { // not with a return address pushed
         REG(uc, RIP) = (greg_t)loop_left;
     }
 }
@@ -48,7 +49,7 @@ int main(void) {
                      "test %%r15,%%r15\n"
                      "jz loop_start\n"
                      "jmp loop_left\n"
-                     "2: nop\n"
+                     "loop_sub: 2: nop\n"
                      "ret\n"
                      "loop_end: loop_left:\n"
                      :
