@@ -20,7 +20,8 @@ use crate::guest::{
 use crate::interp::{Machine, PredecodedBlock, step_one};
 use crate::native::{StubCache, trap_from_signal};
 use crate::profile::{Outcome as Way, Profile};
-use crate::translate::{Translator, late_indirect_entry, recovery};
+use crate::translate::recovery::{self, Place};
+use crate::translate::{Translator, late_indirect_entry};
 
 /// How a run ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -280,9 +281,8 @@ impl<E: GuestEnv> Engine<E> {
         }
     }
 
-    /// Turns the registers that generated code was interrupted with into the guest's. `Some(true)`: the
-    /// guest was between instructions, on its way to `cpu.rip`.
-    fn recover(&mut self, ctx: &mut ThreadContext) -> Option<bool> {
+    /// Turns the registers that generated code was interrupted with into the guest's.
+    fn recover(&mut self, ctx: &mut ThreadContext) -> Option<Place> {
         match self.code.cache.locate(HostAddr(ctx.fault.host_pc))? {
             Location::Code {
                 offset,
@@ -290,17 +290,16 @@ impl<E: GuestEnv> Engine<E> {
                 ..
             } => {
                 let (guest, fix) = recovery::point_at(map, offset as u32)?;
-                recovery::apply(ctx, guest, fix);
-                Some(matches!(fix, recovery::Fix::Jumping { .. }))
+                Some(recovery::apply(ctx, guest, fix))
             }
             Location::ExitStub { target } => {
                 ctx.cpu.rip = target.0;
-                Some(true)
+                Some(Place::OnTheWay)
             }
             Location::IndirectStub { target } => {
                 ctx.cpu.rip = target.0;
                 ctx.cpu.set(Gpr::R11, ctx.r11_slot);
-                Some(true)
+                Some(Place::OnTheWay)
             }
         }
     }
@@ -309,11 +308,13 @@ impl<E: GuestEnv> Engine<E> {
         match self.recover(ctx) {
             None => lost(ctx),
             // The jump through the map itself faulted: its target is beyond the map.
-            Some(true) => {
+            Some(Place::OnTheWay) => {
                 self.indirect_target(ctx);
                 EnvAction::Continue
             }
-            Some(false) => {
+            // The interpreter raises what the branch raises.
+            Some(Place::AtWildBranch) => self.single(ctx, env),
+            Some(Place::AtInstruction) => {
                 let fault = ctx.fault;
                 let trap = trap_from_signal(
                     fault.signal as i32,

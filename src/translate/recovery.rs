@@ -150,8 +150,19 @@ pub fn point_at(recovery: &[u8], offset: u32) -> Option<(GuestAddr, Fix)> {
         .map(|(_, guest, fix)| (guest, fix))
 }
 
+/// Where a recovered guest is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// At the instruction that was interrupted.
+    AtInstruction,
+    /// Between instructions, on its way to `cpu.rip`.
+    OnTheWay,
+    /// At an indirect branch whose target is no canonical address: the branch itself faults.
+    AtWildBranch,
+}
+
 /// Turns registers as generated code left them into the guest's, RIP included.
-pub fn apply(ctx: &mut ThreadContext, guest: GuestAddr, fix: Fix) {
+pub fn apply(ctx: &mut ThreadContext, guest: GuestAddr, fix: Fix) -> Place {
     let slot = ctx.r11_slot;
     let spilled = ctx.spill[0];
     let cpu: &mut CpuState = &mut ctx.cpu;
@@ -163,16 +174,18 @@ pub fn apply(ctx: &mut ThreadContext, guest: GuestAddr, fix: Fix) {
             let target = cpu.get(Gpr::R11);
             let stack = cpu.get(Gpr::Rsp);
             cpu.set(Gpr::R11, slot);
-            if is_canonical(target) {
+            return if is_canonical(target) {
                 cpu.rip = target;
                 cpu.set(Gpr::Rsp, stack.wrapping_add(u64::from(pop)));
+                Place::OnTheWay
             } else {
-                // The branch itself faults: it runs again, in the interpreter.
                 cpu.set(Gpr::Rsp, stack.wrapping_sub(i64::from(undo) as u64));
-            }
+                Place::AtWildBranch
+            };
         }
         Fix::Spilled(reg) => cpu.gpr[reg.number() & 15] = spilled,
     }
+    Place::AtInstruction
 }
 
 /// Whether an address has all upper bits alike (48-bit linear addresses; Intel SDM volume 1,
