@@ -15,8 +15,6 @@ pub mod host_signals;
 mod lockstep;
 mod promote;
 pub mod stats;
-#[cfg(test)]
-mod tests;
 
 pub use code::Code;
 pub use dispatch::{Engine, Outcome};

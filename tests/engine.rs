@@ -1,16 +1,17 @@
-//! The engine on small guest programs, assembled below 2 GiB, against their native run.
+//! The engine on small guest programs, assembled below 2 GiB, against what they must come to.
+//! A test binary of its own: it forks, which only a process without other tests may.
 
 use std::ops::Range;
 
 use iced_x86::code_asm::*;
 
-use super::{Engine, Outcome, Settings, Tier};
-use crate::addr::{GuestAddr, HostAddr};
-use crate::engine::Code;
-use crate::guest::{CodeControl, EnvAction, Gpr, GuestEnv, GuestTrap, ThreadContext};
-use crate::host::DualMap;
-use crate::native::IdentityMemory;
-use crate::profile::Profile;
+use temper::addr::{GuestAddr, HostAddr};
+use temper::engine::Code;
+use temper::engine::{Engine, Outcome, Settings, Tier};
+use temper::guest::{CodeControl, EnvAction, Gpr, GuestEnv, GuestTrap, ThreadContext};
+use temper::host::DualMap;
+use temper::native::IdentityMemory;
+use temper::profile::Profile;
 
 /// Passes every call to the kernel, but ends at `exit` with RDI's low byte.
 struct Bare {
@@ -144,7 +145,11 @@ fn checksum() -> i32 {
 fn run(
     settings: Settings,
     pass_getpid: bool,
-) -> (Outcome, Option<(GuestTrap, u64)>, super::stats::Stats) {
+) -> (
+    Outcome,
+    Option<(GuestTrap, u64)>,
+    temper::engine::stats::Stats,
+) {
     let bytes = program().expect("assembles");
     let mut map = DualMap::new(4096, Some(HostAddr(CODE))).expect("low memory");
     map.write_at(0, &bytes);
