@@ -11,10 +11,10 @@ use std::time::Instant;
 use hashbrown::{HashMap, HashSet};
 
 use super::Settings;
-use super::blocks::Blocks;
 use super::counters::Counters;
 use super::entry;
 use super::lockstep::Prepared;
+use super::predecoded::Predecoded;
 use crate::addr::GuestAddr;
 use crate::codecache::{CodeCache, MAP_REACH};
 use crate::decode::{Block, Decoder};
@@ -23,7 +23,7 @@ use crate::profile::{Identities, Profile};
 
 /// See the module documentation.
 pub struct Code<M: GuestMemory> {
-    pub(super) blocks: Blocks<M>,
+    pub(super) predecoded: Predecoded<M>,
     pub(super) cache: CodeCache,
     pub(super) decoder: Decoder,
     /// Addresses that indirect branches (returns among them) were seen or are expected to
@@ -49,7 +49,7 @@ impl<M: GuestMemory> Code<M> {
         profile: Profile,
     ) -> io::Result<Code<M>> {
         Ok(Code {
-            blocks: Blocks::new(),
+            predecoded: Predecoded::new(),
             cache: CodeCache::new(settings.cache_bytes, entry::indirect_miss())?,
             decoder,
             indirect_targets: HashSet::new(),
@@ -78,8 +78,9 @@ impl<M: GuestMemory> CodeControl for Code<M> {
         self.scratch.len = 0;
         self.prepared.clear();
         self.cache.invalidate(range.clone());
-        self.blocks.invalidate(range.clone());
-        self.profile.invalidate(range);
+        for id in self.profile.invalidate(range) {
+            self.predecoded.forget(id);
+        }
     }
 
     fn require_exact_indirect(&mut self) {

@@ -4,7 +4,6 @@ use std::io;
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::blocks::{KnownBlock, Slot};
 use super::code::Code;
 use super::counters::Counters;
 use super::lockstep::Prepared;
@@ -19,7 +18,7 @@ use crate::guest::{
 };
 use crate::interp::{Machine, PredecodedBlock, step_one};
 use crate::native::{StubCache, trap_from_signal};
-use crate::profile::{Outcome as Way, Profile};
+use crate::profile::{BlockId, Outcome as Way, Profile};
 use crate::translate::recovery::{self, Place};
 use crate::translate::{Translator, late_indirect_entry};
 
@@ -336,35 +335,34 @@ impl<E: GuestEnv> Engine<E> {
         tier1: bool,
     ) -> EnvAction {
         let started = self.settings.timing.then(Instant::now);
-        let (slot, fresh) = match self.known_block(env, pc, tier1) {
+        let (id, fresh) = match self.known_block(env, pc, tier1) {
             Ok(Some(found)) => found,
             Ok(None) => return self.single(ctx, env),
             Err(trap) => return env.trap(ctx, trap, &mut self.code),
         };
-        let block = self.code.blocks.at(slot);
+        let profile = &mut self.code.profile;
+        let untranslatable = profile.is_untranslatable(id);
         // The alignment check is the CPU's in generated code, costly here.
         let careful = ctx.cpu.rflags & (flags::TF | flags::AC) != 0;
         if tier1
-            && (careful || block.executions >= self.settings.promote_after)
-            && !block.untranslatable
+            && (careful || profile.visits(id) >= self.settings.promote_after)
+            && !untranslatable
             // A burst interprets code that the cache holds.
             && !self.code.cache.contains(pc)
             && self.code.fragments < self.settings.stop_after
         {
-            return self.promote(env, pc, slot);
+            return self.promote(env, pc, id);
         }
         if careful {
             return self.single(ctx, env);
         }
-        block.executions = block.executions.saturating_add(1);
-        let id = block.id;
-        self.code.profile.enter(id);
+        profile.enter(id);
         // Code that will be translated the next time isn't worth keeping.
         let keep =
-            !tier1 || block.untranslatable || self.burst > 0 || self.settings.promote_after > 1;
-        let predecoded = match &mut block.predecoded {
-            Some(predecoded) => &**predecoded,
-            kept => {
+            !tier1 || untranslatable || self.burst > 0 || self.settings.promote_after > 1;
+        let predecoded = match self.code.predecoded.get(id) {
+            Some(predecoded) => predecoded,
+            None => {
                 if !fresh {
                     let memory = env.memory();
                     let scratch = &mut self.code.scratch;
@@ -377,7 +375,7 @@ impl<E: GuestEnv> Engine<E> {
                 }
                 if keep {
                     let made = PredecodedBlock::new(&self.code.scratch, &mut self.stubs);
-                    &**kept.insert(Box::new(made))
+                    self.code.predecoded.keep(id, made)
                 } else {
                     self.scratch_ops.refill(&self.code.scratch, &mut self.stubs);
                     &self.scratch_ops
@@ -406,10 +404,16 @@ impl<E: GuestEnv> Engine<E> {
                 self.code.profile.edge(id, outcome);
                 EnvAction::Continue
             }
-            BlockEnd::Jump { .. } | BlockEnd::Next { .. } | BlockEnd::Call { .. } => {
+            BlockEnd::Jump { .. } | BlockEnd::Next { .. } => EnvAction::Continue,
+            // The callee may well return from generated code.
+            BlockEnd::Call { return_to, .. } => {
+                self.code.cache.map.prepare(return_to);
                 EnvAction::Continue
             }
             BlockEnd::IndirectJump | BlockEnd::IndirectCall { .. } | BlockEnd::Return { .. } => {
+                if let BlockEnd::IndirectCall { return_to } = end {
+                    self.code.cache.map.prepare(return_to);
+                }
                 self.code.profile.indirect(id, ctx.cpu.pc());
                 if tier1 {
                     self.code.indirect_targets.insert(ctx.cpu.pc());
@@ -465,9 +469,9 @@ impl<E: GuestEnv> Engine<E> {
         env: &mut E,
         pc: GuestAddr,
         tier1: bool,
-    ) -> Result<Option<(Slot, bool)>, GuestTrap> {
-        if let Some(slot) = self.code.blocks.find(pc) {
-            return Ok(Some((slot, false)));
+    ) -> Result<Option<(BlockId, bool)>, GuestTrap> {
+        if let Some(id) = self.code.profile.find(pc) {
+            return Ok(Some((id, false)));
         }
         let block = &mut self.code.scratch;
         self.code
@@ -485,23 +489,19 @@ impl<E: GuestEnv> Engine<E> {
             && self.code.profile.known_hot(pc, &block.bytes).is_some();
         let starts_untranslatable =
             block.instructions.is_empty() && matches!(block.end, BlockEnd::InterpretOne { .. });
-        let known = KnownBlock {
-            start: pc,
-            len: block.len,
-            predecoded: None,
-            id: self.code.profile.block_id(block),
-            // What earlier runs had translated needn't be interpreted first.
-            executions: if known_hot {
-                self.settings.promote_after
-            } else {
-                0
-            },
-            untranslatable: starts_untranslatable,
-        };
-        Ok(Some((self.code.blocks.insert(known), true)))
+        let id = self.code.profile.block_id(block);
+        if starts_untranslatable {
+            self.code.profile.mark_untranslatable(id);
+        }
+        // What earlier runs had translated needn't be interpreted first.
+        if known_hot {
+            let enough = self.settings.promote_after;
+            self.code.profile.assume_visits(id, enough);
+        }
+        Ok(Some((id, true)))
     }
 
-    fn promote(&mut self, env: &mut E, pc: GuestAddr, slot: Slot) -> EnvAction {
+    fn promote(&mut self, env: &mut E, pc: GuestAddr, id: BlockId) -> EnvAction {
         let started = self.settings.timing.then(Instant::now);
         match promote(
             &mut self.code,
@@ -521,7 +521,7 @@ impl<E: GuestEnv> Engine<E> {
             // The tier below goes on.
             Err(error) => {
                 tracing::debug!(target: "temper::translate", pc = pc.0, ?error, "not translated");
-                self.code.blocks.at(slot).untranslatable = true;
+                self.code.profile.mark_untranslatable(id);
             }
         }
         if let Some(started) = started {

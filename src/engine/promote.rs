@@ -78,11 +78,10 @@ impl<E: GuestEnv> Plan for Follow<'_, E> {
         if self.dump {
             eprintln!("{}", describe(into));
         }
-        let id = match self.code.blocks.get(addr) {
-            Some(known) => known.id,
+        let id = match self.code.profile.find(addr) {
+            Some(id) => id,
             None => {
-                let new = self.code.profile.find(addr).is_none();
-                self.from_profile += u64::from(new);
+                self.from_profile += 1;
                 self.code.profile.block_id(into)
             }
         };
@@ -94,10 +93,11 @@ impl<E: GuestEnv> Plan for Follow<'_, E> {
         if self.single || self.code.cache.contains(addr) {
             return false;
         }
-        match self.code.blocks.get(addr) {
-            Some(block) if block.executions > 0 => !block.untranslatable,
-            // It was translated before and evicted.
-            None if self.code.profile.find(addr).is_some() => true,
+        let profile = &self.code.profile;
+        match profile.find(addr) {
+            Some(id) if profile.is_untranslatable(id) => false,
+            // Seen to run, or translated before and evicted.
+            Some(id) if profile.visits(id) > 0 || profile.tier(id) > Tier::Interpreted => true,
             Some(_) | None => self.known(addr),
         }
     }
@@ -176,9 +176,6 @@ pub(super) fn promote<E: GuestEnv>(
     };
     code.cache.install(space, fragment, !settings.verify);
     code.fragments += 1;
-    for entry in &fragment.entries {
-        code.blocks.remove(entry.guest);
-    }
     if settings.dump.fragments
         && let Some((start, bytes)) = code.cache.code_of(head)
     {

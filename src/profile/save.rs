@@ -11,10 +11,10 @@ use profile_db::{
 };
 
 use super::counters::{BlockCounts, Profile, Retired};
+use super::live::EndKind;
 use super::modules::{ModuleIndex, ModuleMap};
 use super::paths::PathKey;
 use crate::addr::GuestAddr;
-use crate::decode::BlockEnd;
 
 /// A run that counted this many executions in a module is worth saving whatever is known:
 /// the save costs a small part of what the run took (translated code counts little).
@@ -65,9 +65,9 @@ impl Retired {
             self.fresh.blocks.push(BlockRecord {
                 offset,
                 hash: block.hash,
-                len: block.len,
+                len: u32::from(block.len),
                 tier: block.tier,
-                head: counts.head,
+                head: block.is_head(),
                 count: counts.entered.into(),
             });
         }
@@ -91,25 +91,21 @@ impl Retired {
             None => Target::Elsewhere,
         };
         let indirect = match block.end {
-            BlockEnd::Branch { taken, next } => {
-                edge(EdgeKind::Taken, to(taken), counts.taken);
-                edge(EdgeKind::Next, to(next), counts.next);
+            EndKind::Branch => {
+                edge(EdgeKind::Taken, to(block.target()), counts.taken);
+                edge(EdgeKind::Next, to(block.after()), counts.next);
                 return;
             }
-            BlockEnd::Jump { target } => {
-                return edge(EdgeKind::Jump, to(target), counts.entered);
+            EndKind::Jump => return edge(EdgeKind::Jump, to(block.target()), counts.entered),
+            EndKind::Call => return edge(EdgeKind::Call, to(block.target()), counts.entered),
+            EndKind::Syscall | EndKind::Next => {
+                return edge(EdgeKind::Next, to(block.target()), counts.entered);
             }
-            BlockEnd::Call { target, .. } => {
-                return edge(EdgeKind::Call, to(target), counts.entered);
-            }
-            BlockEnd::Syscall { next, .. } | BlockEnd::Next { at: next } => {
-                return edge(EdgeKind::Next, to(next), counts.entered);
-            }
-            // Where it goes depends on the instruction.
-            BlockEnd::InterpretOne { .. } => return,
-            BlockEnd::IndirectJump => EdgeKind::IndirectJump,
-            BlockEnd::IndirectCall { .. } => EdgeKind::IndirectCall,
-            BlockEnd::Return { .. } => EdgeKind::Return,
+            // Where it goes depends on the instruction, or isn't kept.
+            EndKind::InterpretOne | EndKind::Far => return,
+            EndKind::IndirectJump => EdgeKind::IndirectJump,
+            EndKind::IndirectCall => EdgeKind::IndirectCall,
+            EndKind::Return => EdgeKind::Return,
         };
         if let Some(site) = counts.site {
             for (target, count) in site.targets {
@@ -214,12 +210,10 @@ impl Profile {
         let hot_count = store.limits().hot_count;
         let is_hot = |count: u64, tier| count >= hot_count || tier > Tier::Interpreted;
         let mut learned = vec![Learned::default(); self.retired.len()];
-        for (block, entered) in self.live_counts() {
-            let count = u64::from(entered);
-            if let Some((module, _)) = block.place {
-                let news = !block.known && is_hot(count, block.tier);
-                learned[module.index()].add(count, news);
-            }
+        for (module, block) in self.live_counts() {
+            let count = u64::from(block.entered);
+            let news = !block.is_known() && is_hot(count, block.tier);
+            learned[module.index()].add(count, news);
         }
         for (index, retired) in self.retired.iter_mut().enumerate() {
             retired.settle(&self.modules);
