@@ -358,8 +358,7 @@ impl<E: GuestEnv> Engine<E> {
         }
         profile.enter(id);
         // Code that will be translated the next time isn't worth keeping.
-        let keep =
-            !tier1 || untranslatable || self.burst > 0 || self.settings.promote_after > 1;
+        let keep = !tier1 || untranslatable || self.burst > 0 || self.settings.promote_after > 1;
         let predecoded = match self.code.predecoded.get(id) {
             Some(predecoded) => predecoded,
             None => {

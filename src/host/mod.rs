@@ -5,9 +5,11 @@
 mod dispositions;
 mod dual_map;
 mod features;
+mod heap;
 pub mod probe;
 pub mod syscall;
 
 pub use dispositions::{Ignored, keep_c_heap_off_the_break};
 pub use dual_map::DualMap;
 pub use features::{Component, Features, XsaveLayout};
+pub use heap::Heap;

@@ -425,16 +425,23 @@ impl Profile {
     /// Moves what the live blocks of the modules that `choose` says counted into their
     /// records, in the order of addresses.
     pub(super) fn drain_modules(&mut self, choose: impl Fn(ModuleIndex) -> bool) {
+        // A page is of one module: they are mapped by pages.
+        let mut places = Vec::new();
+        let mut counts = vec![0; self.retired.len()];
         for page in self.index.pages() {
-            // A page is of one module: they are mapped by pages.
-            let Some((module, offset)) = self.modules.locate(page) else {
-                continue;
-            };
-            if !choose(module) {
-                continue;
+            if let Some((module, offset)) = self.modules.locate(page).filter(|at| choose(at.0)) {
+                places.push((page, module, offset));
+                counts[module.index()] += self.index.of_page(page).count();
             }
-            let blocks: Vec<_> = self.index.of_page(page).collect();
-            for (start, id) in blocks {
+        }
+        for (retired, blocks) in self.retired.iter_mut().zip(counts) {
+            retired.fresh.blocks.reserve(blocks);
+            retired.fresh.edges.reserve(blocks + blocks / 2);
+        }
+        let mut blocks = Vec::new();
+        for (page, module, offset) in places {
+            blocks.extend(self.index.of_page(page));
+            for (start, id) in blocks.drain(..) {
                 self.drain(id, Some((module, offset + (start.0 - page.0))));
             }
         }

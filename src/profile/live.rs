@@ -68,7 +68,8 @@ const UNTRANSLATABLE: u8 = 4;
 impl LiveBlock {
     pub fn new(block: &Block, hash: u64) -> LiveBlock {
         let end_addr = block.start.offset(i64::from(block.len));
-        let reach = |target: GuestAddr| i32::try_from(target.0.wrapping_sub(end_addr.0) as i64).ok();
+        let reach =
+            |target: GuestAddr| i32::try_from(target.0.wrapping_sub(end_addr.0) as i64).ok();
         let (end, to) = match block.end {
             BlockEnd::Jump { target } => (EndKind::Jump, reach(target)),
             BlockEnd::Branch { taken, .. } => (EndKind::Branch, reach(taken)),
