@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::decode::BlockEnd;
 use crate::decode::Block;
 use crate::profile::counters::tests::{block, branch, identity};
 use crate::profile::{Bias, BlockId, KnownHot, Outcome};
