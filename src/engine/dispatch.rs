@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::code::Code;
-use super::counters::Counters;
 use super::lockstep::Prepared;
 use super::promote::{describe, promote};
 use super::stats::Stats;
@@ -103,6 +102,11 @@ impl<E: GuestEnv> Engine<E> {
         }
         if thread.burst > 0 {
             thread.burst -= 1;
+            if thread.burst == 0
+                && let Some(counters) = &mut self.code.counters
+            {
+                counters.burst_over();
+            }
         } else if tier1 && let Some(host) = self.code.cache.lookup(pc) {
             return self.before_entering(thread, host);
         }
@@ -148,8 +152,8 @@ impl<E: GuestEnv> Engine<E> {
                     return EnvAction::Continue;
                 }
                 self.stats.exits.syscall += 1;
-                if let Some(burst) = self.code.counters.as_mut().and_then(Counters::burst_due) {
-                    thread.burst = burst;
+                if let Some(counters) = &mut self.code.counters {
+                    thread.burst += counters.visited();
                 }
                 self.stats.syscalls.handled += 1;
                 env.syscall(&mut thread.own, &mut thread.ctx, &mut self.code)
@@ -171,7 +175,7 @@ impl<E: GuestEnv> Engine<E> {
                 let head = thread.ctx.cpu.pc();
                 if let Some(counters) = &mut self.code.counters {
                     let decision = counters.ran_out(head);
-                    thread.burst = decision.burst;
+                    thread.burst += decision.burst;
                     if decision.disable {
                         self.code.cache.disable_counter(head);
                     }
