@@ -152,9 +152,8 @@ impl<E: GuestEnv> Engine<E> {
             }
             ExitKind::Syscall => {
                 if ctx.pending != 0 {
-                    // The signal comes first; the call runs after its handler, as when it
-                    // is restarted.
-                    ctx.cpu.rip -= 2;
+                    // The signal comes first; the call runs after its handler.
+                    ctx.cpu.rip -= SYSCALL_BYTES;
                     return EnvAction::Continue;
                 }
                 self.stats.exits.syscall += 1;
@@ -294,6 +293,13 @@ impl<E: GuestEnv> Engine<E> {
             }
             Location::ExitStub { target } => {
                 ctx.cpu.rip = target.0;
+                Some(Place::OnTheWay)
+            }
+            Location::CounterStub { head, spilled } => {
+                ctx.cpu.rip = head.0;
+                if spilled {
+                    ctx.cpu.set(Gpr::Rcx, ctx.spill[0]);
+                }
                 Some(Place::OnTheWay)
             }
             Location::IndirectStub { target } => {
@@ -530,6 +536,9 @@ impl<E: GuestEnv> Engine<E> {
         EnvAction::Continue
     }
 }
+
+/// 0F 05: with a prefix it isn't translated.
+const SYSCALL_BYTES: u64 = 2;
 
 /// Pass-through system calls between two visits to the dispatcher.
 const SYSCALL_BUDGET: u64 = 1 << 16;

@@ -10,7 +10,8 @@ mod trap;
 mod vector;
 
 pub use context::{
-    ExitKind, FAR_TARGETS, FarTarget, FaultRecord, HostRoutine, ThreadContext, far_index, offsets,
+    ExitKind, FAR_TARGETS, FarTarget, FaultRecord, HostRoutine, SYNCHRONOUS, ThreadContext,
+    far_index, offsets,
 };
 pub use cpu::{CpuMode, CpuState, Gpr, flags};
 pub use env::{CodeControl, EnvAction, GuestEnv};

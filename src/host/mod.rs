@@ -2,7 +2,7 @@
 //! layout, executable memory mapped twice (never writable and executable at one address),
 //! raw system calls. Knows nothing of guests.
 
-mod dispositions;
+pub mod dispositions;
 mod dual_map;
 mod features;
 pub mod probe;

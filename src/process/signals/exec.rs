@@ -5,7 +5,7 @@ use super::action::SIG_IGN;
 use super::deliver::is_recorded;
 use super::host::{self, HostHandlers};
 use super::set::{MAX_SIGNAL, SYNCHRONOUS, SigSet};
-use super::{EnvAction, Outcome, Signals};
+use super::{Outcome, Signals};
 use crate::guest::GuestMemory;
 
 impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
@@ -14,12 +14,11 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
     /// once it can record signals ([`super::Inherited`] doesn't know it).
     ///
     /// # Errors
-    /// A signal is recorded: its handler runs first, then the call is made again.
+    /// [`Outcome::Again`].
     pub fn before_exec(&mut self) -> Result<SigSet, Outcome> {
         host::block(SigSet::all_asynchronous());
         if is_recorded(self.ctx) {
-            self.restart_call(libc::SYS_execve);
-            return Err(Outcome::Action(EnvAction::Continue));
+            return Err(Outcome::Again);
         }
         let held = self.thread.held();
         host::block(SYNCHRONOUS);

@@ -58,6 +58,9 @@ pub struct Signals<'a, M, H> {
 pub enum Outcome {
     /// With this result, an error as its negative number. The caller sets RAX, RCX and R11.
     Return(i64),
-    /// The context is as it must be already (rt_sigreturn, or the call is to be made again).
+    /// The context is as it must be already (rt_sigreturn).
     Action(EnvAction),
+    /// Nothing was done: a signal came first. Its handler runs, then the guest makes the
+    /// call again.
+    Again,
 }

@@ -8,7 +8,7 @@ use super::info::SIGINFO_BYTES;
 use super::set::{SYNCHRONOUS, SigSet, UNBLOCKABLE};
 use super::thread::Suspended;
 use super::{Outcome, Signals};
-use crate::guest::{EnvAction, GuestMemory};
+use crate::guest::GuestMemory;
 
 /// Missing from libc for this target.
 pub(super) const SYS_IO_PGETEVENTS: i64 = 333;
@@ -101,8 +101,7 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
         host::block(SigSet::all_asynchronous());
         if is_recorded(self.ctx) {
             // It came before the call: its handler runs before it, too.
-            self.restart_call(nr);
-            return Outcome::Action(EnvAction::Continue);
+            return Outcome::Again;
         }
         let before = std::mem::replace(&mut self.thread.mask, mask);
         let held = !mask.covers(self.thread.held());
@@ -147,8 +146,7 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
             self.host
                 .blocking_call(self.ctx, nr, [set, buffer, timeout, size, 0, 0])
         else {
-            self.restart_call(nr);
-            return Outcome::Action(EnvAction::Continue);
+            return Outcome::Again;
         };
         if result > 0 && info_at != 0 && self.write(info_at, &info).is_err() {
             return Outcome::Return(EFAULT);

@@ -54,10 +54,7 @@ impl Call {
         let result = unsafe { interruptible(&raw const ctx.pending, u64::from(self.number), args) };
         match result {
             Some(result) => crate::host::syscall::decode(result).into(),
-            None => {
-                ctx.cpu.rip = ctx.cpu.rip.wrapping_sub(SYSCALL_BYTES);
-                Ending::Action(EnvAction::Continue)
-            }
+            None => Ending::Again,
         }
     }
 
@@ -74,6 +71,9 @@ enum Ending {
     Return(SyscallResult),
     /// The context is as it must be.
     Action(EnvAction),
+    /// Nothing was done: a signal came first, and after its handler the guest makes the
+    /// call again.
+    Again,
 }
 
 impl From<SyscallResult> for Ending {
@@ -98,6 +98,7 @@ impl Process {
         code: &mut dyn CodeControl,
     ) -> EnvAction {
         let call = Call::of(ctx);
+        let before = (ctx.cpu.get(Gpr::Rcx), ctx.cpu.get(Gpr::R11));
         // SYSCALL itself: Intel SDM volume 2.
         ctx.cpu.set(Gpr::Rcx, ctx.cpu.rip);
         ctx.cpu.set(Gpr::R11, ctx.cpu.rflags);
@@ -111,6 +112,12 @@ impl Process {
                 EnvAction::Continue
             }
             Ending::Action(action) => action,
+            Ending::Again => {
+                ctx.cpu.set(Gpr::Rcx, before.0);
+                ctx.cpu.set(Gpr::R11, before.1);
+                ctx.cpu.rip = ctx.cpu.rip.wrapping_sub(SYSCALL_BYTES);
+                EnvAction::Continue
+            }
         }
     }
 
@@ -192,6 +199,7 @@ impl Process {
         match self.with_signals(ctx, code, |signals| signals.syscall(number, call.args)) {
             Some(Outcome::Return(result)) => crate::host::syscall::decode(result).into(),
             Some(Outcome::Action(action)) => Ending::Action(action),
+            Some(Outcome::Again) => Ending::Again,
             None => call.pass_blocking(call.args, ctx),
         }
     }
