@@ -10,6 +10,7 @@ enum { SHOTS = 2 };
 static timer_t timers[SHOTS];
 static int storm_signals[SHOTS];
 static volatile long taken, wanted;
+static volatile int over;
 static unsigned long random_state = 88172645463325252ul;
 
 static unsigned long next_random(void) {
@@ -21,12 +22,13 @@ static unsigned long next_random(void) {
 // Arms timer `i` for some microseconds from now.
 static void shoot(int i) {
     struct itimerspec in = {{0, 0}, {0, 1000 + (long)(next_random() % 40000)}};
-    if (taken < wanted)
+    if (!over)
         timer_settime(timers[i], 0, &in, NULL);
 }
 
 static void storm_over(void) {
     struct itimerspec never = {{0, 0}, {0, 0}};
+    over = 1;
     for (int i = 0; i < SHOTS; i++)
         timer_settime(timers[i], 0, &never, NULL);
 }
@@ -43,7 +45,7 @@ static void storm_prepare(int first, int second) {
 }
 
 static void storm_begin(long signals) {
-    taken = 0, wanted = signals;
+    taken = 0, wanted = signals, over = 0;
     for (int i = 0; i < SHOTS; i++)
         shoot(i);
 }
