@@ -11,11 +11,12 @@
 //! delivered it (they set the mask then), so one record a thread is enough.
 
 use std::io;
+use std::sync::atomic::Ordering;
 
 use super::entry;
 use crate::addr::HostAddr;
 use crate::codecache::{ARENA_BASE, ARENA_LIMIT};
-use crate::guest::{ExitKind, FaultRecord, SYNCHRONOUS, ThreadContext, offsets};
+use crate::guest::{ExitKind, FaultRecord, SYNCHRONOUS, ThreadContext, offsets, pending};
 use crate::host::dispositions::{self, KernelAction, SA_RESTORER};
 use crate::host::syscall;
 use crate::native;
@@ -184,7 +185,7 @@ unsafe extern "C" fn on_signal(
             );
         }
     }
-    ctx.pending = 1;
+    ctx.pending.fetch_or(pending::SIGNAL, Ordering::Relaxed);
     // A sent synchronous signal blocks nothing: the record of the others is still free.
     if !SYNCHRONOUS.contains(&signo) {
         // SAFETY: the kernel's sigset is 8 bytes, and uc_sigmask holds at least that.
