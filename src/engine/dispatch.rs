@@ -394,7 +394,8 @@ impl<E: GuestEnv> Engine<E> {
             &mut thread.ctx.vector,
             env.memory(),
             &mut self.stubs,
-        );
+        )
+        .interruptible(&thread.ctx.pending);
         let result = predecoded.run(&mut machine);
         if let Some(started) = started {
             self.stats.interpreter.seconds += started.elapsed().as_secs_f64();
@@ -453,7 +454,8 @@ impl<E: GuestEnv> Engine<E> {
             &mut thread.ctx.vector,
             env.memory(),
             &mut self.stubs,
-        );
+        )
+        .interruptible(&thread.ctx.pending);
         match step_one(&mut machine, &decoder, pc) {
             Ok(()) => EnvAction::Continue,
             Err(GuestTrap::Unsupported) => {

@@ -100,7 +100,6 @@ pub fn pending() -> SigSet {
     set
 }
 
-
 /// Gives a signal to the kernel to ignore or to treat by default, past any handler.
 pub fn give_to_kernel(signo: i32, ignore: bool) {
     let action = KernelAction {
