@@ -10,6 +10,8 @@ use crate::addr::GuestAddr;
 pub struct ThreadState {
     /// The process that it belongs to.
     pub(super) record: RecordId,
+    /// The thread that its process began with.
+    pub(super) is_leader: bool,
     pub(super) signals: ThreadSignals,
     /// set_tid_address(2): cleared and woken when the thread ends.
     pub(super) clear_child_tid: GuestAddr,
@@ -22,15 +24,24 @@ pub struct ThreadState {
 }
 
 impl ThreadState {
-    /// A thread of the process `record`.
-    pub(super) fn new(record: RecordId, signals: ThreadSignals) -> ThreadState {
+    /// The first thread of the process `record`.
+    pub(super) fn leader(record: RecordId, signals: ThreadSignals) -> ThreadState {
         ThreadState {
             record,
+            is_leader: true,
             signals,
             clear_child_tid: GuestAddr(0),
             robust_list: GuestAddr(0),
             after: After::Return,
             before_call: [0; 2],
+        }
+    }
+
+    /// Another thread of the same process, made by this one.
+    pub(super) fn for_thread(&self) -> ThreadState {
+        ThreadState {
+            is_leader: false,
+            ..ThreadState::leader(self.record, self.signals.for_child(true))
         }
     }
 }
