@@ -6,12 +6,18 @@
 #include <time.h>
 #include "fault.h"
 
+// With STORM_THREADS each thread has a storm of its own.
+#ifdef STORM_THREADS
+#define OWN _Thread_local
+#else
+#define OWN
+#endif
+
 enum { SHOTS = 2 };
-static timer_t timers[SHOTS];
-static int storm_signals[SHOTS];
-static volatile long taken, wanted;
-static volatile int over;
-static unsigned long random_state = 88172645463325252ul;
+static OWN timer_t timers[SHOTS];
+static OWN volatile long taken, wanted;
+static OWN volatile int over;
+static OWN unsigned long random_state = 88172645463325252ul;
 
 static unsigned long next_random(void) {
     random_state ^= random_state << 13;
@@ -35,9 +41,8 @@ static void storm_over(void) {
 
 // A timer each for two signals, to the calling thread.
 static void storm_prepare(int first, int second) {
-    storm_signals[0] = first, storm_signals[1] = second;
     for (int i = 0; i < SHOTS; i++) {
-        struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = storm_signals[i]};
+        struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = i ? second : first};
         event._sigev_un._tid = gettid();
         event.sigev_value.sival_int = i;
         CHECK(timer_create(CLOCK_MONOTONIC, &event, &timers[i]) == 0);

@@ -10,7 +10,7 @@ static char *const places[] = {p0, p1, p2,  p3,  p4,  p5,  p6,  p7, p8,
                                p9, p10, p11, p12, p13, p14, p15, p16};
 enum { PLACES = sizeof places / sizeof *places, TEST = 15 };
 static const unsigned long K = 0x9e3779b97f4a7c15;
-static volatile long inside, moved;
+static OWN volatile long inside, moved;
 
 enum { ZF = 0x40, CF = 1, SF = 0x80, OF = 0x800, PF = 4, AF = 0x10 };
 
@@ -112,11 +112,10 @@ static void tick(int signo, siginfo_t *info, void *uc) {
         REG(uc, RBX) = 1;
 }
 
-int main(int argc, char **argv) {
-    handle(SIGALRM, tick, 0);
-    handle(SIGRTMIN + 1, tick, 0);
+// Returns whether it was what it should be: signals inside the loop, and moves.
+__attribute__((noinline, noclone)) static int storm(long signals) {
     storm_prepare(SIGALRM, SIGRTMIN + 1);
-    storm_begin(storm_size(argc, argv, 1));
+    storm_begin(signals);
     while (taken < wanted)
         asm volatile("push %%rbp; push %%rbx; sub $64, %%rsp; mov %%rsp, %%rbp\n"
                      "xor %%r8d,%%r8d; xor %%r9d,%%r9d; xor %%r10d,%%r10d; xor %%r12d,%%r12d\n"
@@ -147,6 +146,14 @@ int main(int argc, char **argv) {
                      : "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
                        "r15", "memory", "cc");
     storm_over();
-    printf("some inside %d, some moved %d\n", inside > 0, moved > 0);
+    return inside > 0 && moved > 0;
+}
+
+#ifndef STORM_THREADS
+int main(int argc, char **argv) {
+    handle(SIGALRM, tick, 0);
+    handle(SIGRTMIN + 1, tick, 0);
+    printf("some inside and moved %d\n", storm(storm_size(argc, argv, 1)));
     return 0;
 }
+#endif
