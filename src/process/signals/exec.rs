@@ -1,5 +1,6 @@
-//! What execve(2) keeps of the signal state: ignored signals, the mask, what is pending.
-//! Handlers go, which the kernel sees to; the alternate stack goes with the old image.
+//! What becomes of signals when a thread ends, and what execve(2) keeps of the signal state:
+//! ignored signals, the mask, what is pending. Handlers go, which the kernel sees to; the
+//! alternate stack goes with the old image.
 
 use super::action::SIG_IGN;
 use super::deliver::is_recorded;
@@ -9,6 +10,13 @@ use super::{Outcome, Signals};
 use crate::guest::GuestMemory;
 
 impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
+    /// From now on no signal reaches this thread. False: one came before, which may be
+    /// another thread's to handle were it not taken already; its handler runs first.
+    pub fn before_thread_exit(&mut self) -> bool {
+        host::block(SigSet::all_asynchronous());
+        !is_recorded(self.ctx)
+    }
+
     /// Makes the host's state fit for executing the next Temper: everything blocked, so that
     /// no signal is recorded here and lost. The next Temper gives itself the mask returned
     /// once it can record signals ([`super::Inherited`] doesn't know it).

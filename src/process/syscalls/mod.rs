@@ -233,7 +233,7 @@ impl Process {
             Family::Paths => self.path_call(sysno, call, thread),
             Family::Signals => self.signal_call(call, thread, ctx, code),
             Family::Children => self.child_call(sysno, call, thread, ctx, code).into(),
-            Family::Lifetime => self.lifetime_call(sysno, call, thread, code),
+            Family::Lifetime => self.lifetime_call(sysno, call, thread, ctx, code),
             Family::Modes => self.mode_call(sysno, call, thread, ctx, code).into(),
             Family::Limits => self.limit_call(sysno, call, thread).into(),
             Family::Descriptors => self.descriptor_call(sysno, call, thread),
