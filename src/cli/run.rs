@@ -16,7 +16,6 @@ use super::stats;
 use crate::engine::stats::Stats;
 use crate::engine::{Dump, Engine, Outcome, PROMOTE_AFTER, Settings, Tier};
 use crate::host::{Features, Ignored, probe};
-use crate::process::signals::die_by;
 use crate::process::{self, LoadOptions, Process, ThreadState};
 use crate::profile::{Profile, Store};
 
@@ -97,7 +96,7 @@ fn close(
     process.finish();
     match outcome {
         Outcome::Exit(status) | Outcome::ThreadExit(status) => reported.map(|()| status),
-        Outcome::Killed(signo) => die_by(signo),
+        Outcome::Killed(signo) => thread.die_by(signo),
         Outcome::Aborted => Ok(i32::from(STATUS_OWN)),
     }
 }

@@ -64,11 +64,21 @@ impl DualMap {
         // SAFETY: ours; the mappings keep the file alive.
         unsafe { libc::close(fd) };
         let (exec, write) = result?;
-        Ok(DualMap {
+        let map = DualMap {
             write: write.cast(),
             exec: HostAddr(exec as u64),
             len,
-        })
+        };
+        map.leave_out_of_core_files();
+        Ok(map)
+    }
+
+    /// A core file is about the program, and dumping would fill every page of the memory.
+    fn leave_out_of_core_files(&self) {
+        for view in [self.write.cast(), self.exec.0 as *mut libc::c_void] {
+            // SAFETY: our own mapping, whose content stays as it is.
+            unsafe { libc::madvise(view, self.len, libc::MADV_DONTDUMP) };
+        }
     }
 
     /// A limit on the size of files forbids a memfd (SIGXFSZ at its ftruncate), but not
@@ -107,6 +117,7 @@ impl DualMap {
                 && libc::mprotect(exec, len, libc::PROT_READ | libc::PROT_EXEC) == 0
         };
         if moved {
+            map.leave_out_of_core_files();
             Ok(map)
         } else {
             Err(io::Error::last_os_error())

@@ -24,6 +24,11 @@ pub struct ThreadState {
 }
 
 impl ThreadState {
+    /// Ends this process by the signal that this thread died of.
+    pub fn die_by(&self, signo: i32) -> ! {
+        self.signals.die_by(signo)
+    }
+
     /// The first thread of the process `record`.
     pub(super) fn leader(record: RecordId, signals: ThreadSignals) -> ThreadState {
         ThreadState {

@@ -63,7 +63,7 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
                 },
             );
             self.thread.mask = self.thread.mask.without(signo);
-            return EnvAction::Kill(signo);
+            return self.die_of(info);
         }
         let action = self.dispositions.take_for_delivery(signo);
         match self.enter_handler(&action, info, resume_flag) {
@@ -78,7 +78,7 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
     /// A frame for `failed` could not be made or restored.
     fn force_segv(&mut self, failed: i32) -> EnvAction {
         if failed == libc::SIGSEGV {
-            return EnvAction::Kill(libc::SIGSEGV);
+            return self.die_of(SigInfo::forced(libc::SIGSEGV));
         }
         self.force_info(SigInfo::forced(libc::SIGSEGV), false)
     }
@@ -108,7 +108,7 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
         let action = self.dispositions.take_for_delivery(signo);
         match action.handler {
             SIG_IGN => Delivered::Nothing,
-            SIG_DFL => self.default_delivery(signo),
+            SIG_DFL => self.default_delivery(info),
             _ => {
                 if action.flags & sa::RESETHAND != 0 {
                     self.install_in_host(signo, &self.dispositions.get(signo));
@@ -124,11 +124,10 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
         }
     }
 
-    fn default_delivery(&mut self, signo: i32) -> Delivered {
+    fn default_delivery(&mut self, info: SigInfo) -> Delivered {
+        let signo = info.signo();
         match default_action(signo) {
-            DefaultAction::Terminate | DefaultAction::Core => {
-                Delivered::Ends(EnvAction::Kill(signo))
-            }
+            DefaultAction::Terminate | DefaultAction::Core => Delivered::Ends(self.die_of(info)),
             DefaultAction::Ignore | DefaultAction::Continue => Delivered::Nothing,
             DefaultAction::Stop => {
                 // The kernel alone knows whether the process group is orphaned, and tells

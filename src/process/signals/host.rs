@@ -1,7 +1,7 @@
 //! The host's half of signals as this module needs it: the thread's real signal mask, the
-//! process's real dispositions (through a trait, since the handler is the engine's), and
-//! dying by a signal. Uses the kernel directly: libc's wrappers hide the two signals that
-//! it keeps for itself, which belong to the guest here.
+//! process's real dispositions (through a trait, since the handler is the engine's). Uses
+//! the kernel directly: libc's wrappers hide the two signals that it keeps for itself, which
+//! belong to the guest here.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -177,17 +177,4 @@ pub fn give_back(info: &SigInfo) {
     };
     // The queue is full: as when it is sent.
     tracing::debug!(target: "temper::process", signo = info.signo(), ?result, "given back");
-}
-
-/// Ends this process the way the guest died, so that whoever waits sees the same status. A
-/// core file would show Temper's state under the guest's name, so none is written.
-pub fn die_by(signo: i32) -> ! {
-    // SAFETY: affects only this process, which is ending.
-    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
-    give_to_kernel(signo, false);
-    set_mask(SigSet(!0).without(signo));
-    raise(signo);
-    // Only process 1 of a PID namespace gets here: it ignores what it sends to itself.
-    // SAFETY: ends the process at once.
-    unsafe { libc::_exit(128 + signo) }
 }

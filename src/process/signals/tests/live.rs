@@ -217,7 +217,12 @@ fn dying_by_a_signal_shows_it_to_the_parent() {
             let child = libc::fork();
             if child == 0 {
                 host::block(SigSet(!0));
-                die_by(signo);
+                let none = libc::rlimit {
+                    rlim_cur: 0,
+                    rlim_max: 0,
+                };
+                libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
+                ThreadSignals::default().die_by(signo);
             }
             let mut status = 0;
             assert_eq!(libc::waitpid(child, &mut status, 0), child);
