@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
@@ -11,51 +11,81 @@ use profile_db::Durability;
 
 use super::console;
 use super::failure::{Failure, STATUS_OWN};
-use super::options::{Developer, DumpStage, MaxTier, ProfileStore, RunOptions};
+use super::options::{Developer, DumpStage, MaxTier, ProfileStore, RunOptions, Target};
 use super::stats;
 use crate::engine::stats::Stats;
 use crate::engine::{Dump, Engine, Outcome, PROMOTE_AFTER, Settings, Tier};
 use crate::guest::ThreadContext;
-use crate::host::{Features, Ignored, probe};
+use crate::host::{Features, Ignored, environment, probe};
+use crate::process::elf::{Executable, LoadError};
+use crate::process::exec::{Kept, Relaunch, Resumed};
 use crate::process::signals::die_by;
 use crate::process::{LoadOptions, Process};
 use crate::profile::{Profile, Store};
 
-/// Runs the guest to its end and gives its exit status. A guest that dies by a signal
-/// takes this process with it, so that the death is passed on as one.
+/// Runs a program as the command line asks.
 ///
 /// # Errors
 /// What keeps the program from starting, or Temper from going on.
-pub fn run_program(options: RunOptions) -> Result<i32, Failure> {
-    let started = Instant::now();
+pub fn start((target, options): (Target, RunOptions)) -> Result<i32, Failure> {
     if let Some(path) = &options.stats_json {
         // Known before the program runs, not after hours of it.
         create(path)?;
     }
     check_host()?;
+    let executable = Executable::open(&target.program).map_err(not_loaded)?;
+    let console = match (&options.profile, options.stats) {
+        (ProfileStore::Dir(_), _) | (_, true) => console::keep(),
+        (ProfileStore::Off | ProfileStore::Homeless, false) => None,
+    };
+    run_program(&options, console, None, executable, target.argv)
+}
+
+/// Runs what a program under Temper has executed, in the same process.
+///
+/// # Errors
+/// As [`start`].
+pub fn resume(resumed: Resumed) -> Result<i32, Failure> {
+    let options = RunOptions::from_text(&resumed.options)?;
+    run_program(
+        &options,
+        resumed.console,
+        Some(resumed.kept),
+        resumed.executable,
+        resumed.arguments,
+    )
+}
+
+fn not_loaded(error: LoadError) -> Failure {
+    Failure {
+        status: error.exit_status(),
+        message: error.to_string(),
+    }
+}
+
+/// Runs the guest to its end and gives its exit status. A guest that dies by a signal
+/// takes this process with it, so that the death is passed on as one.
+fn run_program(
+    options: &RunOptions,
+    console: Option<OwnedFd>,
+    kept: Option<Kept>,
+    executable: Executable,
+    argv: Vec<OsString>,
+) -> Result<i32, Failure> {
+    let started = Instant::now();
     let load = LoadOptions {
-        own_descriptor: match (&options.profile, options.stats) {
-            (ProfileStore::Dir(_), _) | (_, true) => console::keep(),
-            (ProfileStore::Off | ProfileStore::Homeless, false) => None,
+        own_descriptor: console,
+        relaunch: Relaunch {
+            options: options.to_text(),
+            options_of_children: options.of_children().to_text(),
         },
+        kept,
         ..LoadOptions::default()
     };
-    let environment: Vec<OsString> = std::env::vars_os()
-        .map(|(mut name, value)| {
-            name.push("=");
-            name.push(value);
-            name
-        })
-        .collect();
     let (mut process, start) =
-        Process::load(load, &options.program, options.argv.clone(), &environment).map_err(
-            |error| Failure {
-                status: error.exit_status(),
-                message: error.to_string(),
-            },
-        )?;
+        Process::load(load, executable, argv, &environment()).map_err(not_loaded)?;
     let profile = Profile::new(open_store(&options.profile));
-    let settings = engine_settings(&options);
+    let settings = engine_settings(options);
     let mut engine = Engine::new(settings, process.decoder(), profile).map_err(|error| {
         Failure::own(format!(
             "executable memory or fixed address ranges can't be had ({error}); \
@@ -71,14 +101,14 @@ pub fn run_program(options: RunOptions) -> Result<i32, Failure> {
     let console = process.own_descriptor();
     // A limit on the size of files is met by an error, not by a death that isn't the guest's.
     let limited = Ignored::new(libc::SIGXFSZ);
-    save_profile(&mut engine, &options, console);
+    save_profile(&mut engine, options, console);
     engine.stats.seconds = started.elapsed().as_secs_f64();
     engine.stats.memory.peak_bytes = probe::peak_memory();
     let counts = process.counts();
     engine.stats.signals.faults = counts.faults;
     engine.stats.signals.protection_faults = counts.protection_faults;
     engine.stats.syscalls.unknown = counts.unknown_calls;
-    let reported = report_stats(&options, &engine.stats, console);
+    let reported = report_stats(options, &engine.stats, console);
     drop(limited);
     process.finish();
     match outcome {

@@ -26,6 +26,9 @@ pub trait CodeControl {
     /// Says that executable memory in `range` maps the file at `path` from `file_offset`
     /// (bytes) on, so that what is learned of it can be kept for later runs.
     fn module_mapped(&mut self, range: Range<GuestAddr>, path: &Path, file_offset: u64);
+
+    /// The process is about to become another program: saves what was learned so far.
+    fn keep_learned(&mut self);
 }
 
 /// How the guest goes on after its surroundings handled an event.

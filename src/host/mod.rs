@@ -4,10 +4,12 @@
 
 mod dispositions;
 mod dual_map;
+mod environment;
 mod features;
 pub mod probe;
 pub mod syscall;
 
 pub use dispositions::{Ignored, keep_c_heap_off_the_break};
 pub use dual_map::DualMap;
+pub use environment::environment;
 pub use features::{Component, Features, XsaveLayout};

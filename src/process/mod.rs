@@ -14,6 +14,7 @@ mod deferred;
 mod descriptors;
 pub mod elf;
 mod env;
+pub mod exec;
 mod host_signals;
 mod identity;
 mod load;
@@ -34,6 +35,7 @@ use std::path::PathBuf;
 use self::syscalls::MemoryLimits;
 use address_space::FileKey;
 use descriptors::OwnDescriptor;
+use exec::Relaunch;
 use identity::Identity;
 pub use load::{LoadOptions, Start};
 pub use memory::ProcessMemory;
@@ -56,6 +58,7 @@ pub struct Process {
     vdso: Option<CodeAlias>,
     counts: Counts,
     own_descriptor: OwnDescriptor,
+    relaunch: Relaunch,
 }
 
 /// What happened to a process that only it can tell.
@@ -94,23 +97,28 @@ impl Process {
         memory: ProcessMemory,
         identity: Identity,
         vdso: Option<CodeAlias>,
-        own_descriptor: OwnDescriptor,
+        options: LoadOptions,
     ) -> Process {
         let inherited = Inherited::read();
+        let mask = options.kept.map_or(inherited.mask, |kept| kept.mask);
         Process {
             memory,
             identity,
             dispositions: Dispositions::inherited(inherited.ignored),
             thread: ThreadState {
-                signals: ThreadSignals::new(inherited.mask),
+                signals: ThreadSignals::new(mask),
                 clear_child_tid: GuestAddr(0),
                 robust_list: GuestAddr(0),
             },
-            memory_limits: MemoryLimits::default(),
+            memory_limits: options
+                .kept
+                .map(|kept| kept.memory_limits)
+                .unwrap_or_default(),
             notices: Notices::default(),
             vdso,
             counts: Counts::default(),
-            own_descriptor,
+            own_descriptor: OwnDescriptor::new(options.own_descriptor),
+            relaunch: options.relaunch,
         }
     }
 

@@ -145,7 +145,7 @@ impl Process {
             Family::Memory => self.memory_call(sysno, call, code).into(),
             Family::Paths => self.path_call(sysno, call, ctx),
             Family::Signals => self.signal_call(call, ctx, code),
-            Family::Children => self.child_call(sysno, call).into(),
+            Family::Children => self.child_call(sysno, call, ctx, code),
             Family::Lifetime => self.lifetime_call(sysno, call),
             Family::Modes => self.mode_call(sysno, call, ctx, code).into(),
             Family::Limits => self.limit_call(sysno, call).into(),
