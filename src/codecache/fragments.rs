@@ -609,6 +609,22 @@ impl CodeCache {
         (self.arena.used(), self.arena.peak())
     }
 
+    /// The arena's contents for a forked child: the arena itself would be shared with it.
+    ///
+    /// # Errors
+    /// The kernel's: no memory.
+    pub fn copy(&self) -> io::Result<DualMapCopy> {
+        self.arena.copy()
+    }
+
+    /// From now on the code is in `copy`, which was made of this cache.
+    ///
+    /// # Errors
+    /// The kernel's; the code may be gone then.
+    pub fn show(&mut self, copy: DualMapCopy) -> io::Result<()> {
+        self.arena.show(copy)
+    }
+
     /// The generated code of the fragment that starts at `addr`, for people to read.
     pub fn code_of(&self, addr: GuestAddr) -> Option<(HostAddr, Vec<u8>)> {
         let &(id, _) = self.index.get(&addr)?;

@@ -31,6 +31,13 @@ pub trait CodeControl {
     fn keep_learned(&mut self);
 }
 
+/// A system call of the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HostCall {
+    pub number: u64,
+    pub args: [u64; 6],
+}
+
 /// How the guest goes on after its surroundings handled an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EnvAction {
@@ -40,6 +47,9 @@ pub enum EnvAction {
     Exit(i32),
     /// The guest dies by this signal.
     Kill(i32),
+    /// A child process with a copy of all memory is to be made by this call, whose result
+    /// [`GuestEnv::forked`] gets, in the child too.
+    Fork(HostCall),
     /// Temper can't go on; the surroundings have said why on standard error.
     Abort,
 }
@@ -68,6 +78,15 @@ pub trait GuestEnv {
     /// Asynchronous events (signals) are pending: deliver what may be delivered now.
     fn deliver_pending(&mut self, ctx: &mut ThreadContext, code: &mut dyn CodeControl)
     -> EnvAction;
+
+    /// The call of [`EnvAction::Fork`] was made; `result` is as the kernel left it, 0 in the
+    /// child.
+    fn forked(
+        &mut self,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+        result: i64,
+    ) -> EnvAction;
 
     /// Code in `range` is about to be predecoded or translated: from now on the
     /// surroundings must report changes to it (for writable pages by write-protecting them).

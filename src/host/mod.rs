@@ -10,6 +10,6 @@ pub mod probe;
 pub mod syscall;
 
 pub use dispositions::{Ignored, keep_c_heap_off_the_break};
-pub use dual_map::DualMap;
+pub use dual_map::{DualMap, DualMapCopy};
 pub use environment::environment;
 pub use features::{Component, Features, XsaveLayout};
