@@ -14,13 +14,15 @@ use super::failure::{Failure, STATUS_OWN};
 use super::options::{Developer, DumpStage, MaxTier, ProfileStore, RunOptions, Target};
 use super::stats;
 use crate::engine::stats::Stats;
-use crate::engine::{Dump, Engine, Outcome, PROMOTE_AFTER, Settings, Tier};
+use crate::engine::{
+    Dump, Engine, GuestThread, Outcome, PROMOTE_AFTER, Settings, Shared, Tier, World,
+};
 use crate::guest::ThreadContext;
 use crate::host::{Features, Ignored, environment, probe};
 use crate::process::elf::{Executable, LoadError};
 use crate::process::exec::{Kept, Relaunch, Resumed};
 use crate::process::signals::die_by;
-use crate::process::{LoadOptions, Process};
+use crate::process::{LoadOptions, Loaded, Process};
 use crate::profile::{Profile, Store};
 
 /// Runs a program as the command line asks.
@@ -82,8 +84,11 @@ fn run_program(
         kept,
         ..LoadOptions::default()
     };
-    let (mut process, start) =
-        Process::load(load, executable, argv, &environment()).map_err(not_loaded)?;
+    let Loaded {
+        process,
+        thread,
+        start,
+    } = Process::load(load, executable, argv, &environment()).map_err(not_loaded)?;
     let profile = Profile::new(open_store(&options.profile));
     let settings = engine_settings(options);
     let mut engine = Engine::new(settings, process.decoder(), profile).map_err(|error| {
@@ -93,26 +98,45 @@ fn run_program(
         ))
     })?;
     process.announce_code(&mut engine.code);
-    let mut ctx = Box::<ThreadContext>::default();
-    start.apply(&mut ctx);
+    let mut thread = GuestThread::new(ThreadContext::default(), thread);
+    start.apply(&mut thread.ctx);
 
-    let outcome = engine.run(&mut ctx, &mut process);
+    let world = World::new(engine, process);
+    let (mut held, outcome) = world.run(&mut thread);
+    let Shared {
+        engine,
+        env: process,
+    } = &mut *held;
 
-    let console = process.own_descriptor();
+    engine.complete_stats();
+    let console = process.own_descriptor(&thread.own);
     // A limit on the size of files is met by an error, not by a death that isn't the guest's.
     let limited = Ignored::new(libc::SIGXFSZ);
-    save_profile(&mut engine, options, console);
+    let is_child = process.is_child(&thread.own);
+    let said = save_profile(engine, options);
+    for warning in said {
+        // A child's standard error is nobody's to write to.
+        if is_child {
+            tracing::warn!(target: "temper::profile", warning, "not saved");
+        } else {
+            console::line(console, &format!("temper: warning: {warning}"));
+        }
+    }
     engine.stats.seconds = started.elapsed().as_secs_f64();
     engine.stats.memory.peak_bytes = probe::peak_memory();
     let counts = process.counts();
     engine.stats.signals.faults = counts.faults;
     engine.stats.signals.protection_faults = counts.protection_faults;
     engine.stats.syscalls.unknown = counts.unknown_calls;
-    let reported = report_stats(options, &engine.stats, console);
+    let reported = if is_child {
+        Ok(())
+    } else {
+        report_stats(options, &engine.stats, console)
+    };
     drop(limited);
     process.finish();
     match outcome {
-        Outcome::Exit(status) => reported.map(|()| status),
+        Outcome::Exit(status) | Outcome::ThreadExit(status) => reported.map(|()| status),
         Outcome::Killed(signo) => die_by(signo),
         Outcome::Aborted => Ok(i32::from(STATUS_OWN)),
     }
@@ -174,25 +198,15 @@ fn engine_settings(options: &RunOptions) -> Settings {
     }
 }
 
-/// Saves what was learned; trouble with it never fails the run.
-fn save_profile(
-    engine: &mut Engine<Process>,
-    options: &RunOptions,
-    console: Option<BorrowedFd<'_>>,
-) {
+/// Saves what was learned; trouble with it never fails the run, and is said in the result.
+fn save_profile(engine: &mut Engine<Process>, options: &RunOptions) -> Vec<String> {
+    let mut said = Vec::new();
     if let ProfileStore::Dir(_) = &options.profile {
         let started = Instant::now();
         let report = engine.code.profile.save(Durability::Routine);
         engine.stats.profile.save_seconds = started.elapsed().as_secs_f64();
-        for error in engine
-            .code
-            .profile
-            .take_warnings()
-            .iter()
-            .chain(&report.errors)
-        {
-            console::line(console, &format!("temper: warning: {error}"));
-        }
+        let warnings = engine.code.profile.take_warnings();
+        said.extend(warnings.iter().chain(&report.errors).map(|e| e.to_string()));
     }
     let stats = engine.code.profile.stats();
     engine.stats.profile.modules_loaded = stats.modules_loaded;
@@ -200,6 +214,7 @@ fn save_profile(
     engine.stats.profile.load_seconds = stats.load_time.as_secs_f64();
     engine.stats.profile.modules_saved = stats.modules_saved;
     engine.stats.profile.records_saved = stats.records_saved;
+    said
 }
 
 /// Shows what happened as the options ask. For the end of the run, before the exit status

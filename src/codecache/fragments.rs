@@ -8,6 +8,7 @@ use hashbrown::HashMap;
 use super::arena::{Arena, Space};
 use super::indirect_map::IndirectMap;
 use crate::addr::{GuestAddr, HostAddr, pages};
+use crate::host::DualMapCopy;
 
 /// No exit: the end of a list.
 const NONE: u32 = u32::MAX;

@@ -11,11 +11,12 @@
 //! delivered it (they set the mask then), so one record a thread is enough.
 
 use std::io;
+use std::sync::atomic::Ordering;
 
 use super::entry;
 use crate::addr::HostAddr;
 use crate::codecache::{ARENA_BASE, ARENA_LIMIT};
-use crate::guest::{ExitKind, FaultRecord, ThreadContext, offsets};
+use crate::guest::{ExitKind, FaultRecord, ThreadContext, offsets, pending};
 use crate::host::syscall;
 use crate::native;
 
@@ -87,10 +88,15 @@ fn all_but_synchronous() -> libc::sigset_t {
     }
 }
 
-fn install_alternate_stack() -> io::Result<()> {
+/// Bytes of a thread's alternate stack.
+pub(super) fn alternate_stack_bytes() -> usize {
     // SAFETY: getauxval has no preconditions.
     let minimum = unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) } as usize;
-    let size = (minimum.max(4096) + (64 << 10)).next_multiple_of(4096);
+    (minimum.max(4096) + (64 << 10)).next_multiple_of(4096)
+}
+
+fn install_alternate_stack() -> io::Result<()> {
+    let size = alternate_stack_bytes();
     // SAFETY: a fresh anonymous mapping that stays for the thread's life.
     let stack = unsafe {
         libc::mmap(
@@ -105,12 +111,21 @@ fn install_alternate_stack() -> io::Result<()> {
     if stack == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
+    use_alternate_stack(HostAddr(stack as u64))
+}
+
+/// Makes the [`alternate_stack_bytes`] at `stack` the calling thread's alternate stack. They
+/// are free memory, as long as the thread lives.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn use_alternate_stack(stack: HostAddr) -> io::Result<()> {
     let alternate = libc::stack_t {
-        ss_sp: stack,
+        ss_sp: stack.0 as *mut libc::c_void,
         ss_flags: 0,
-        ss_size: size,
+        ss_size: alternate_stack_bytes(),
     };
-    // SAFETY: `alternate` describes the mapping above.
+    // SAFETY: `alternate` describes memory that is the thread's.
     if unsafe { libc::sigaltstack(&alternate, std::ptr::null_mut()) } != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -185,7 +200,7 @@ unsafe extern "C" fn on_signal(
             ctx.signal_info.len(),
         );
     }
-    ctx.pending = 1;
+    ctx.pending.fetch_or(pending::SIGNAL, Ordering::Relaxed);
     // SAFETY: the kernel's sigset is 8 bytes, and uc_sigmask holds at least that.
     unsafe {
         let all = all_but_synchronous();

@@ -11,6 +11,7 @@ mod vector;
 
 pub use context::{
     ExitKind, FAR_TARGETS, FarTarget, FaultRecord, HostRoutine, ThreadContext, far_index, offsets,
+    pending,
 };
 pub use cpu::{CpuMode, CpuState, Gpr, flags};
 pub use env::{CodeControl, EnvAction, GuestEnv, HostCall};

@@ -256,8 +256,7 @@ impl DualMap {
                 let copy = std::mem::ManuallyDrop::new(copy);
                 let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
                 // SAFETY: moves the copy's mapping over our own view.
-                let moved =
-                    unsafe { libc::mremap(copy.at, copy.len, self.len, flags, self.write) };
+                let moved = unsafe { libc::mremap(copy.at, copy.len, self.len, flags, self.write) };
                 if moved == libc::MAP_FAILED {
                     return Err(io::Error::last_os_error());
                 }

@@ -2,6 +2,7 @@
 //! layout, executable memory mapped twice (never writable and executable at one address),
 //! raw system calls. Knows nothing of guests.
 
+mod clone;
 mod dispositions;
 mod dual_map;
 mod environment;
@@ -9,6 +10,7 @@ mod features;
 pub mod probe;
 pub mod syscall;
 
+pub use clone::{Stack, clone_onto};
 pub use dispositions::{Ignored, keep_c_heap_off_the_break};
 pub use dual_map::{DualMap, DualMapCopy};
 pub use environment::environment;

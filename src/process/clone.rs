@@ -1,8 +1,10 @@
 //! What fork, vfork, clone and clone3 ask for, in one form.
 
+use std::ops::Range;
+
 use syscalls::Sysno;
 
-use crate::addr::GuestAddr;
+use crate::addr::{GuestAddr, HostAddr};
 use crate::guest::{GuestMemory, HostCall};
 use crate::host::syscall::Errno;
 
@@ -114,7 +116,17 @@ impl CloneRequest {
         for (word, bytes) in args.iter_mut().zip(bytes.as_chunks::<8>().0) {
             *word = u64::from_le_bytes(*bytes);
         }
-        let [flags, pidfd, child_tid, parent_tid, _, stack, stack_bytes, tls, ..] = args;
+        let [
+            flags,
+            pidfd,
+            child_tid,
+            parent_tid,
+            _,
+            stack,
+            stack_bytes,
+            tls,
+            ..,
+        ] = args;
         if (stack == 0) != (stack_bytes == 0) || stack.saturating_add(stack_bytes) > TASK_SIZE {
             return Err(Errno(libc::EINVAL));
         }
@@ -154,14 +166,16 @@ impl CloneRequest {
             .map(|(_, at)| GuestAddr(at))
     }
 
-    /// The kernel's part of it: a child on the caller's own stack. The call refers to `self`.
-    pub fn host_call(&mut self) -> HostCall {
+    /// The kernel's part of it: a child on that stack of Temper's, else on a copy of the
+    /// caller's. The call refers to `self`.
+    pub fn host_call(&mut self, stack: Option<Range<HostAddr>>) -> HostCall {
+        let (start, end) = stack.map_or((0, 0), |stack| (stack.start.0, stack.end.0));
         match &mut self.form {
             Form::Clone { signal } => HostCall {
                 number: Sysno::clone.id() as u64,
                 args: [
                     self.flags & !TEMPERS | *signal,
-                    0,
+                    end,
                     self.parent_tid,
                     self.child_tid,
                     0,
@@ -171,7 +185,7 @@ impl CloneRequest {
             Form::Clone3 { args } => {
                 args[0] &= !TEMPERS;
                 // Stack, its size, TLS.
-                args[5..8].fill(0);
+                args[5..8].copy_from_slice(&[start, end - start, 0]);
                 HostCall {
                     number: Sysno::clone3.id() as u64,
                     args: [args.as_ptr() as u64, ARGS as u64, 0, 0, 0, 0],
@@ -196,19 +210,37 @@ mod tests {
         let flags = flag::SETTLS | flag::CHILD_SETTID;
         let mut request = CloneRequest::clone([flags | 17, 0x1000, 1, 2, 3, 0]);
         assert_eq!((request.stack_top, request.tls), (0x1000, 3));
-        let call = request.host_call();
+        let call = request.host_call(None);
         assert_eq!(call.args, [flag::CHILD_SETTID | 17, 0, 1, 2, 0, 0]);
+        let stack = HostAddr(0x5000)..HostAddr(0x6000);
+        assert_eq!(request.host_call(Some(stack)).args[1], 0x6000);
         let outputs: Vec<GuestAddr> = request.outputs().collect();
         assert_eq!(outputs, [GuestAddr(2)]);
     }
 
     #[test]
     fn clone3_is_read_as_the_kernel_reads_it() {
-        let words = [flag::CLEAR_SIGHAND, 1, 2, 3, 17, 0x1000, 0x100, 7, 0, 0, 0, 0];
+        let words = [
+            flag::CLEAR_SIGHAND,
+            1,
+            2,
+            3,
+            17,
+            0x1000,
+            0x100,
+            7,
+            0,
+            0,
+            0,
+            0,
+        ];
         let mut request = clone3(&words, 88).expect("a request");
         assert_eq!(request.stack_top, 0x1100);
-        assert_eq!((request.pidfd, request.child_tid, request.parent_tid), (1, 2, 3));
-        let call = request.host_call();
+        assert_eq!(
+            (request.pidfd, request.child_tid, request.parent_tid),
+            (1, 2, 3)
+        );
+        let call = request.host_call(None);
         // SAFETY: the call points to the request's words.
         let seen = unsafe { std::slice::from_raw_parts(call.args[0] as *const u64, 11) };
         assert_eq!(seen, [0, 1, 2, 3, 17, 0, 0, 0, 0, 0, 0]);

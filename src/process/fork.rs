@@ -5,61 +5,64 @@
 
 use super::Process;
 use super::clone::{CloneRequest, flag};
-use super::signals::{ThreadSignals, reset_handlers};
+use super::thread::ThreadState;
 use crate::addr::GuestAddr;
-use crate::guest::{CodeControl, EnvAction, Gpr, HostCall, ThreadContext};
+use crate::guest::{CodeControl, EnvAction, Gpr, ThreadContext};
 use crate::host::syscall::{decode, encode};
 
 impl Process {
-    /// The call by which the kernel makes the child; nothing is changed yet.
-    pub(super) fn fork_call(&mut self, request: CloneRequest) -> HostCall {
-        // Kept until the call was made: the kernel reads it.
-        self.forking.insert(Box::new(request)).host_call()
-    }
-
     /// Continues after the call, in the parent or in the child.
     pub(super) fn after_fork(
         &mut self,
+        thread: &mut ThreadState,
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
         result: i64,
     ) -> EnvAction {
-        let request = self.forking.take().expect("a fork was asked for");
+        let request = thread.cloning.take().expect("a fork was asked for");
         if result == 0 {
-            self.become_child(&request, ctx, code);
+            thread.signals = thread.signals.for_child(false);
+            self.records.keep_only(thread);
+            let record = self.records.of_mut(thread);
+            // A copy of standard error that stays open would keep a reader waiting for a daemon.
+            record
+                .own_descriptor
+                .give_up(request.flags & flag::FILES != 0);
+            record.relaunch.options = record.relaunch.options_of_children.clone();
+            record.is_child = true;
+            record.shares_memory = false;
+            self.start_child(&request, thread, ctx, code);
         }
-        self.with_signals(ctx, code, |signals| signals.update_host_mask());
+        self.with_signals(thread, ctx, code, |signals| signals.update_host_mask());
         ctx.cpu.set(Gpr::Rax, encode(decode(result)));
         EnvAction::Continue
     }
 
-    fn become_child(
+    /// What a child's first thread begins with, whatever it shares.
+    pub(super) fn start_child(
         &mut self,
         request: &CloneRequest,
+        thread: &mut ThreadState,
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) {
         let has = |flag| request.flags & flag != 0;
+        ctx.cpu.set(Gpr::Rax, 0);
         if request.stack_top != 0 {
             ctx.cpu.set(Gpr::Rsp, request.stack_top);
         }
         if has(flag::SETTLS) {
             ctx.cpu.fs_base = request.tls;
         }
-        self.thread.signals = ThreadSignals::for_child(&self.thread.signals, false);
-        self.thread.robust_list = GuestAddr(0);
-        self.thread.clear_child_tid = GuestAddr(if has(flag::CHILD_CLEARTID) {
+        thread.robust_list = GuestAddr(0);
+        thread.clear_child_tid = GuestAddr(if has(flag::CHILD_CLEARTID) {
             request.child_tid
         } else {
             0
         });
         if has(flag::CLEAR_SIGHAND) {
-            self.with_signals(ctx, code, reset_handlers);
+            self.with_signals(thread, ctx, code, |signals| signals.reset_handlers());
         }
-        // A copy of standard error that stays open would keep a reader waiting for a daemon.
-        self.own_descriptor.give_up(has(flag::FILES));
-        self.relaunch.options = self.relaunch.options_of_children.clone();
-        self.is_child = true;
-        ctx.pass_through = self.pass_through_mask();
+        ctx.set_pass_through(self.pass_through_mask(thread));
     }
 }

@@ -11,11 +11,16 @@ use super::Process;
 use super::address_space::{AddressSpace, Placement};
 use super::auxv::ProgramFacts;
 use super::deferred::Deferred;
+use super::descriptors::OwnDescriptor;
 use super::elf::{self, Executable, Kind, LoadError, LoadedImage, Program};
 use super::exec::{Kept, Relaunch};
 use super::identity::Identity;
 use super::memory::ProcessMemory;
+use super::notice::Notices;
+use super::record::{ProcessRecord, RecordId};
+use super::signals::{Dispositions, Inherited, ThreadSignals};
 use super::stack::{self, StackContents};
+use super::thread::ThreadState;
 use super::vdso;
 use crate::addr::GuestAddr;
 use crate::guest::{Gpr, ThreadContext, flags};
@@ -60,10 +65,18 @@ impl Start {
         ctx.cpu.rflags = flags::FIXED | flags::IF;
         ctx.cpu.fs_base = 0;
         ctx.cpu.gs_base = 0;
-        ctx.pass_through = self.pass_through;
+        ctx.set_pass_through(self.pass_through);
         // The first visit to the surroundings gives the host the guest's mask.
-        ctx.pending = u64::from(self.settle_signals);
+        ctx.set_signal_pending(self.settle_signals);
     }
+}
+
+/// A guest whose first thread can run.
+#[derive(Debug)]
+pub struct Loaded {
+    pub process: Process,
+    pub thread: ThreadState,
+    pub start: Start,
 }
 
 impl Process {
@@ -76,7 +89,7 @@ impl Process {
         executable: Executable,
         args: Vec<OsString>,
         env: &[OsString],
-    ) -> Result<(Process, Start), LoadError> {
+    ) -> Result<Loaded, LoadError> {
         let exec_name = executable.name.clone().into_os_string();
         let exec_name = exec_name.as_os_str();
         let nameless = executable.nameless;
@@ -126,15 +139,32 @@ impl Process {
             exec_name
         };
         identity.announce(elf::base_name(Path::new(named_after)), layout.pointer);
-        let settle_signals = options.kept.is_some();
-        let process = Process::new(memory, identity, alias, options);
+        let inherited = Inherited::read();
+        let kept = options.kept;
+        let record = ProcessRecord {
+            identity,
+            dispositions: Dispositions::inherited(inherited.ignored),
+            memory_limits: kept.map(|kept| kept.memory_limits).unwrap_or_default(),
+            notices: Notices::default(),
+            own_descriptor: OwnDescriptor::new(options.own_descriptor),
+            relaunch: options.relaunch,
+            is_child: false,
+            shares_memory: false,
+        };
+        let process = Process::new(memory, alias, record);
+        let mask = kept.map_or(inherited.mask, |kept| kept.mask);
+        let thread = ThreadState::new(RecordId::FIRST, ThreadSignals::new(mask));
         let start = Start {
             entry,
             stack: layout.pointer,
-            pass_through: process.pass_through_mask(),
-            settle_signals,
+            pass_through: process.pass_through_mask(&thread),
+            settle_signals: kept.is_some(),
         };
-        Ok((process, start))
+        Ok(Loaded {
+            process,
+            thread,
+            start,
+        })
     }
 }
 

@@ -9,8 +9,8 @@
 mod handover;
 mod request;
 
-use std::ffi::CString;
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::ffi::{CString, OsString};
+use std::os::fd::IntoRawFd;
 use std::os::unix::ffi::OsStringExt;
 
 use ::syscalls::Sysno;
@@ -22,85 +22,125 @@ use super::Process;
 use super::elf;
 use super::notice::Notice;
 use super::signals::SigSet;
+use super::stack::has_room;
+use super::thread::ThreadState;
+use crate::guest::HostCall;
 use crate::host::syscall::{Errno, call as host_call};
 
 /// Where this process's own program is.
 const OWN_PROGRAM: &std::ffi::CStr = c"/proc/self/exe";
 
+/// What the kernel reads during the call, and what is undone after it. Of a child that shares
+/// memory it is dropped by the parent, once the child is another program.
+#[derive(Debug)]
+pub struct Executing {
+    file: i32,
+    /// Behind the pointers in the vectors.
+    _strings: Vec<CString>,
+    arguments: Vec<*const libc::c_char>,
+    environment: Vec<*const libc::c_char>,
+}
+
 impl Process {
-    /// What the call asks for, once it is clear that it can be done.
+    /// The request, once it is clear that it can be met.
     ///
     /// # Errors
     /// The kernel's.
-    pub(super) fn examine(&mut self, request: &Request) -> Result<(), Errno> {
+    pub(super) fn examined(
+        &mut self,
+        request: Request,
+        thread: &ThreadState,
+    ) -> Result<Request, Errno> {
         let executable = request.executable.try_clone()?;
         let args = request.arguments.iter();
-        let args = args.map(|text| std::ffi::OsString::from_vec(text.to_bytes().to_vec()));
+        let args = args.map(|text| OsString::from_vec(text.to_bytes().to_vec()));
         let program = elf::open_program(executable, args.collect()).map_err(|error| {
             if error.is_tempers() {
-                self.notices.give(Notice::Refused(error.to_string()));
+                let notices = &mut self.records.of_mut(thread).notices;
+                notices.give(Notice::Refused(error.to_string()));
             }
             error.errno()
         })?;
         let strings = program.args.iter().map(|text| text.len());
         let environment = request.environment.iter().map(|text| text.count_bytes());
-        if !super::stack::has_room(strings.chain(environment)) {
+        if !has_room(strings.chain(environment)) {
             return Err(Errno(libc::E2BIG));
         }
-        Ok(())
+        Ok(request)
     }
 
-    /// Executes Temper for `request`. Comes back only if that fails.
-    pub(super) fn replace(&mut self, request: Request, mask: SigSet) -> Errno {
-        let name = request.executable.name.into_os_string().into_vec();
-        let file = request.executable.file.into_raw_fd();
+    /// The call that executes Temper for `request`, in a guest that blocks `mask`.
+    pub(super) fn exec_call(
+        &mut self,
+        request: Request,
+        mask: SigSet,
+        thread: &mut ThreadState,
+    ) -> HostCall {
+        let record = self.records.of(thread);
+        let Request {
+            executable,
+            arguments,
+            environment,
+        } = request;
+        let file = executable.file.into_raw_fd();
         let handover = Handover {
-            name,
+            name: executable.name.into_os_string().into_vec(),
             file,
-            unreachable: request.executable.unreachable,
-            nameless: request.executable.nameless,
+            unreachable: executable.unreachable,
+            nameless: executable.nameless,
             mask: mask.0,
-            memory_limits: self.memory_limits,
-            console: self.own_descriptor.number(),
+            memory_limits: record.memory_limits,
+            console: record.own_descriptor.number(),
         };
-        let mut arguments = handover.arguments(&self.relaunch);
-        arguments.extend(request.arguments);
-        self.survive_exec(file, true);
-        let errno = execute(&arguments, &request.environment);
-        self.survive_exec(file, false);
-        // SAFETY: the request's own descriptor, which nobody else has.
-        let _ = unsafe { host_call(Sysno::close, [file as u64, 0, 0, 0, 0, 0]) };
-        errno
+        let own = handover.arguments(&record.relaunch);
+        let executing = Executing {
+            file,
+            arguments: vector(own.iter().chain(&arguments)),
+            environment: vector(&environment),
+            // The strings themselves don't move.
+            _strings: own
+                .into_iter()
+                .chain(arguments)
+                .chain(environment)
+                .collect(),
+        };
+        self.survive_exec(&executing, true, thread);
+        let executing = thread.executing.insert(Box::new(executing));
+        HostCall {
+            number: Sysno::execve.id() as u64,
+            args: [
+                OWN_PROGRAM.as_ptr() as u64,
+                executing.arguments.as_ptr() as u64,
+                executing.environment.as_ptr() as u64,
+                0,
+                0,
+                0,
+            ],
+        }
     }
 
-    fn survive_exec(&self, file: i32, survive: bool) {
+    /// The call came back: all is as before it.
+    pub(super) fn exec_failed(&mut self, thread: &mut ThreadState) {
+        if let Some(executing) = thread.executing.take() {
+            self.survive_exec(&executing, false, thread);
+            let args = [executing.file as u64, 0, 0, 0, 0, 0];
+            // SAFETY: the request's own descriptor, which nobody else has.
+            let _ = unsafe { host_call(Sysno::close, args) };
+        }
+    }
+
+    fn survive_exec(&self, executing: &Executing, survive: bool, thread: &ThreadState) {
         let flags = if survive { 0 } else { libc::FD_CLOEXEC as u64 };
-        let own = self.own_descriptor.borrow().map(|fd| fd.as_raw_fd());
-        for fd in std::iter::once(file).chain(own) {
-            let args = [fd as u64, libc::F_SETFD as u64, flags, 0, 0, 0];
+        let own = self.records.of(thread).own_descriptor.number();
+        for fd in std::iter::once(executing.file as u32).chain(own) {
+            let args = [u64::from(fd), libc::F_SETFD as u64, flags, 0, 0, 0];
             // SAFETY: Temper's own descriptors.
             let _ = unsafe { host_call(Sysno::fcntl, args) };
         }
     }
 }
 
-fn execute(arguments: &[CString], environment: &[CString]) -> Errno {
-    let vector = |texts: &[CString]| -> Vec<*const libc::c_char> {
-        let pointers = texts.iter().map(|text| text.as_ptr());
-        pointers.chain([std::ptr::null()]).collect()
-    };
-    let (arguments, environment) = (vector(arguments), vector(environment));
-    let args = [
-        OWN_PROGRAM.as_ptr() as u64,
-        arguments.as_ptr() as u64,
-        environment.as_ptr() as u64,
-        0,
-        0,
-        0,
-    ];
-    // SAFETY: two vectors of C strings, ended by a null.
-    match unsafe { host_call(Sysno::execve, args) } {
-        Err(errno) => errno,
-        Ok(_) => unreachable!("execve came back"),
-    }
+fn vector<'a>(texts: impl IntoIterator<Item = &'a CString>) -> Vec<*const libc::c_char> {
+    let pointers = texts.into_iter().map(|text| text.as_ptr());
+    pointers.chain([std::ptr::null()]).collect()
 }

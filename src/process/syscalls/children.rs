@@ -1,20 +1,22 @@
-//! Threads and children: not supported yet, which is said once a call. Other programs: the
-//! calls' arguments are read here, [`crate::process::exec`] does the rest.
+//! Children and other programs: the calls' arguments are read here; [`crate::process::exec`],
+//! [`crate::process::fork`] and [`crate::process::share`] do the rest. Threads aren't
+//! supported yet, which is said once a call.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use ::syscalls::Sysno;
 
-use super::{Call, Ending};
-use crate::guest::{CodeControl, ThreadContext};
+use super::{After, Call, Ending};
+use crate::guest::{CodeControl, EnvAction, ThreadContext};
 use crate::host::syscall::{Errno, SyscallResult};
 use crate::process::Process;
+use crate::process::clone::{CloneRequest, flag};
 use crate::process::elf::{Executable, LoadError};
 use crate::process::exec::{Request, read_path, read_vector};
 use crate::process::notice::Notice;
 use crate::process::procfs::ProcFile;
-use crate::process::signals::Outcome;
+use crate::process::thread::ThreadState;
 
 /// AT_EXECVE_CHECK (Linux 6.14): whether the file could be executed, and no more.
 const CHECK_ONLY: u64 = 0x1_0000;
@@ -24,56 +26,110 @@ impl Process {
         &mut self,
         sysno: Sysno,
         call: Call,
+        thread: &mut ThreadState,
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) -> Ending {
         let [a, b, c, d, e, _] = call.args;
         let request = match sysno {
-            Sysno::execve => self.exec_request(call, libc::AT_FDCWD, [a, b, c], 0),
+            Sysno::execve => self.exec_request(libc::AT_FDCWD, [a, b, c], 0, thread),
             Sysno::execveat if e & CHECK_ONLY != 0 => return call.pass(call.args).into(),
-            Sysno::execveat => self.exec_request(call, a as i32, [b, c, d], e as u32),
-            _ => return self.not_supported(sysno, libc::ENOSYS).into(),
+            Sysno::execveat => self.exec_request(a as i32, [b, c, d], e as u32, thread),
+            _ => return self.clone_call(sysno, call, thread, ctx, code),
         };
-        let request = request.and_then(|request| self.examine(&request).map(|()| request));
-        match request {
-            Ok(request) => self.execute(i64::from(call.number), request, ctx, code),
+        match request.and_then(|request| self.examined(request, thread)) {
+            Ok(request) => self.execute(call, request, thread, ctx, code),
             Err(errno) => Err(errno).into(),
         }
     }
 
-    fn execute(
+    fn clone_call(
         &mut self,
-        number: i64,
-        request: Request,
+        sysno: Sysno,
+        call: Call,
+        thread: &mut ThreadState,
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) -> Ending {
-        code.keep_learned();
-        let mask = match self.with_signals(ctx, code, |signals| signals.before_exec(number)) {
-            Ok(mask) => mask,
-            Err(Outcome::Action(action)) => return Ending::Action(action),
-            Err(Outcome::Return(result)) => return crate::host::syscall::decode(result).into(),
+        let [a, b, ..] = call.args;
+        let request = match sysno {
+            Sysno::fork => Ok(CloneRequest::fork()),
+            Sysno::vfork => Ok(CloneRequest::vfork()),
+            Sysno::clone => Ok(CloneRequest::clone(call.args)),
+            _ => CloneRequest::clone3(self.memory.parts().0, a, b),
         };
-        let errno = self.replace(request, mask);
-        self.with_signals(ctx, code, |signals| signals.after_failed_exec());
-        Err(errno).into()
+        let request = match request.and_then(|request| request.check().map(|()| request)) {
+            Ok(request) => request,
+            Err(errno) => return Err(errno).into(),
+        };
+        let has = |flag| request.flags & flag != 0;
+        let unsupported = if has(flag::THREAD) {
+            Some(sysno.name())
+        } else if has(flag::VM) && !has(flag::VFORK) {
+            Some("clone with CLONE_VM, without CLONE_THREAD or CLONE_VFORK,")
+        } else {
+            None
+        };
+        if let Some(name) = unsupported {
+            return self.not_supported(name, libc::ENOSYS, thread).into();
+        }
+        for output in request.outputs() {
+            let space = &mut self.memory.space;
+            space.prepare_write(output..output.offset(4), code);
+        }
+        // A signal that came before the child is the parent's alone.
+        let number = i64::from(call.number);
+        let blocked = self.with_signals(thread, ctx, code, |signals| signals.before_child(number));
+        if let Err(outcome) = blocked {
+            return outcome.into();
+        }
+        let shares = has(flag::VM);
+        let request = &mut **thread.cloning.insert(Box::new(request));
+        Ending::Action(if shares {
+            EnvAction::Share
+        } else {
+            EnvAction::Fork(request.host_call(None))
+        })
+    }
+
+    fn execute(
+        &mut self,
+        call: Call,
+        request: Request,
+        thread: &mut ThreadState,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+    ) -> Ending {
+        if !self.records.of(thread).shares_memory {
+            code.keep_learned();
+        }
+        let number = i64::from(call.number);
+        match self.with_signals(thread, ctx, code, |signals| signals.before_exec(number)) {
+            Ok(mask) => Ending::Call {
+                call: self.exec_call(request, mask, thread),
+                after: After::Exec,
+            },
+            Err(outcome) => outcome.into(),
+        }
     }
 
     /// `pointers` are to the path, the arguments and the environment.
     fn exec_request(
         &mut self,
-        call: Call,
         folder: i32,
         pointers: [u64; 3],
         flags: u32,
+        thread: &ThreadState,
     ) -> Result<Request, Errno> {
         let [path_at, arguments, environment] = pointers;
         let exe = self.proc_file(folder as u64, path_at) == Some(ProcFile::Exe);
         let (memory, _) = self.memory.parts();
         let path = read_path(memory, path_at)?;
+        let record = self.records.of_mut(thread);
         let opened = if exe {
             // Ours would be Temper.
-            Executable::open_at(libc::AT_FDCWD, &self.identity.exe, 0).map(|opened| Executable {
+            let exe = &record.identity.exe;
+            Executable::open_at(libc::AT_FDCWD, exe, 0).map(|opened| Executable {
                 name: OsStr::from_bytes(path.to_bytes()).into(),
                 ..opened
             })
@@ -82,12 +138,10 @@ impl Process {
         };
         let executable = opened.map_err(|error: LoadError| {
             if error.is_tempers() {
-                self.notices.give(Notice::Refused(error.to_string()));
+                record.notices.give(Notice::Refused(error.to_string()));
             }
-            tracing::debug!(target: "temper::process", call = call.number, %error, "not executed");
             error.errno()
         })?;
-        let (memory, _) = self.memory.parts();
         Ok(Request {
             executable,
             arguments: read_vector(memory, arguments)?,
@@ -96,11 +150,14 @@ impl Process {
     }
 
     /// Says that `call` isn't supported, and what it fails with.
-    pub(super) fn not_supported(&mut self, sysno: Sysno, errno: i32) -> SyscallResult {
-        self.notices.give(Notice::Unsupported {
-            call: sysno.name(),
-            errno,
-        });
+    pub(super) fn not_supported(
+        &mut self,
+        call: &'static str,
+        errno: i32,
+        thread: &ThreadState,
+    ) -> SyscallResult {
+        let notices = &mut self.records.of_mut(thread).notices;
+        notices.give(Notice::Unsupported { call, errno });
         Err(Errno(errno))
     }
 }
