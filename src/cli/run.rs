@@ -14,15 +14,12 @@ use super::failure::{Failure, STATUS_OWN};
 use super::options::{Developer, DumpStage, MaxTier, ProfileStore, RunOptions, Target};
 use super::stats;
 use crate::engine::stats::Stats;
-use crate::engine::{
-    Dump, Engine, GuestThread, Outcome, PROMOTE_AFTER, Settings, Shared, Tier, World,
-};
-use crate::guest::ThreadContext;
+use crate::engine::{Dump, Engine, Outcome, PROMOTE_AFTER, Settings, Tier};
 use crate::host::{Features, Ignored, environment, probe};
 use crate::process::elf::{Executable, LoadError};
 use crate::process::exec::{Kept, Relaunch, Resumed};
 use crate::process::signals::die_by;
-use crate::process::{LoadOptions, Loaded, Process};
+use crate::process::{self, LoadOptions, Process, ThreadState};
 use crate::profile::{Profile, Store};
 
 /// Runs a program as the command line asks.
@@ -40,7 +37,7 @@ pub fn start((target, options): (Target, RunOptions)) -> Result<i32, Failure> {
         (ProfileStore::Dir(_), _) | (_, true) => console::keep(),
         (ProfileStore::Off | ProfileStore::Homeless, false) => None,
     };
-    run_program(&options, console, None, executable, target.argv)
+    run_program(options, console, None, executable, target.argv)
 }
 
 /// Runs what a program under Temper has executed, in the same process.
@@ -50,7 +47,7 @@ pub fn start((target, options): (Target, RunOptions)) -> Result<i32, Failure> {
 pub fn resume(resumed: Resumed) -> Result<i32, Failure> {
     let options = RunOptions::from_text(&resumed.options)?;
     run_program(
-        &options,
+        options,
         resumed.console,
         Some(resumed.kept),
         resumed.executable,
@@ -68,7 +65,7 @@ fn not_loaded(error: LoadError) -> Failure {
 /// Runs the guest to its end and gives its exit status. A guest that dies by a signal
 /// takes this process with it, so that the death is passed on as one.
 fn run_program(
-    options: &RunOptions,
+    options: RunOptions,
     console: Option<OwnedFd>,
     kept: Option<Kept>,
     executable: Executable,
@@ -84,35 +81,42 @@ fn run_program(
         kept,
         ..LoadOptions::default()
     };
-    let Loaded {
-        process,
-        thread,
-        start,
-    } = Process::load(load, executable, argv, &environment()).map_err(not_loaded)?;
+    let loaded = Process::load(load, executable, argv, &environment()).map_err(not_loaded)?;
     let profile = Profile::new(open_store(&options.profile));
-    let settings = engine_settings(options);
-    let mut engine = Engine::new(settings, process.decoder(), profile).map_err(|error| {
+    let settings = engine_settings(&options);
+    let mut engine = Engine::new(settings, loaded.process.decoder(), profile).map_err(|error| {
         Failure::own(format!(
             "executable memory or fixed address ranges can't be had ({error}); \
              `temper doctor` says what this host lacks"
         ))
     })?;
-    process.announce_code(&mut engine.code);
-    let mut thread = GuestThread::new(ThreadContext::default(), thread);
-    start.apply(&mut thread.ctx);
+    loaded.process.announce_code(&mut engine.code);
+    let closing = Box::new(move |engine: &mut _, process: &_, thread: &_, outcome| {
+        match close(&options, started, engine, process, thread, outcome) {
+            Ok(status) => status,
+            Err(failure) => failure.report(),
+        }
+    });
+    process::run(engine, loaded, closing)
+        .map_err(|errno| Failure::own(format!("memory for signals can't be had ({errno})")))
+}
 
-    let world = World::new(engine, process);
-    let (mut held, outcome) = world.run(&mut thread);
-    let Shared {
-        engine,
-        env: process,
-    } = &mut *held;
-
-    engine.complete_stats();
-    let console = process.own_descriptor(&thread.own);
+/// What remains when the guest has ended, in whichever thread it did.
+///
+/// # Errors
+/// The statistics can't be written.
+fn close(
+    options: &RunOptions,
+    started: Instant,
+    engine: &mut Engine<Process>,
+    process: &Process,
+    thread: &ThreadState,
+    outcome: Outcome,
+) -> Result<i32, Failure> {
+    let console = process.own_descriptor(thread);
     // A limit on the size of files is met by an error, not by a death that isn't the guest's.
     let limited = Ignored::new(libc::SIGXFSZ);
-    let is_child = process.is_child(&thread.own);
+    let is_child = process.is_child(thread);
     let said = save_profile(engine, options);
     for warning in said {
         // A child's standard error is nobody's to write to.

@@ -29,6 +29,24 @@ pub trait CodeControl {
 
     /// The process is about to become another program: saves what was learned so far.
     fn keep_learned(&mut self);
+
+    /// Lets no thread run generated code from its return until the caller has given up the
+    /// world's lock. Threads in system calls stay there, and don't enter generated code
+    /// when those return.
+    fn stop_world(&mut self);
+
+    /// Enters a new thread's context, before the thread starts: it doesn't move as long as
+    /// it is listed. False: the host can't make threads stop, so there can't be another.
+    #[must_use]
+    fn add_thread(&mut self, ctx: &mut ThreadContext) -> bool;
+
+    /// Takes a context that [`CodeControl::add_thread`] entered off the list: its thread
+    /// could not be started. Threads that ran are taken off at their end.
+    fn forget_thread(&mut self, ctx: *const ThreadContext);
+
+    /// Sets for every thread which system calls go out from assembly. None of those that no
+    /// longer do is on its way to the kernel when this returns, unless it is there already.
+    fn set_pass_through(&mut self, mask: [u64; 8]);
 }
 
 /// How the guest goes on after its surroundings handled an event.

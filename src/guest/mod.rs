@@ -11,7 +11,7 @@ mod vector;
 
 pub use context::{
     ExitKind, FAR_TARGETS, FarTarget, FaultRecord, HostRoutine, ThreadContext, far_index, offsets,
-    pending,
+    pending, presence,
 };
 pub use cpu::{CpuMode, CpuState, Gpr, flags};
 pub use env::{CodeControl, EnvAction, GuestEnv, HostCall};

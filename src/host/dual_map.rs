@@ -144,6 +144,26 @@ impl DualMap {
         (offset < self.len as u64).then_some(offset as usize)
     }
 
+    /// Makes `range` of the executable view executable, or takes all access to it away: a
+    /// thread that runs there faults at its next instruction.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_executable(&self, range: Range<usize>, executable: bool) -> io::Result<()> {
+        assert!(range.end <= self.len);
+        let prot = if executable {
+            libc::PROT_READ | libc::PROT_EXEC
+        } else {
+            libc::PROT_NONE
+        };
+        let at = self.exec_addr(range.start).0 as *mut _;
+        // SAFETY: within our own view.
+        if unsafe { libc::mprotect(at, range.end - range.start, prot) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+
     /// Copies `bytes` to `offset`. Panics when they don't fit.
     pub fn write_at(&mut self, offset: usize, bytes: &[u8]) {
         assert!(offset <= self.len && bytes.len() <= self.len - offset);

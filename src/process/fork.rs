@@ -4,7 +4,7 @@
 //! save their own profile.
 
 use super::Process;
-use super::clone::{CloneRequest, flag};
+use super::syscalls::{CLEAR_SIGHAND, CloneRequest};
 use super::thread::ThreadState;
 use crate::addr::GuestAddr;
 use crate::guest::{CodeControl, EnvAction, Gpr, ThreadContext};
@@ -27,10 +27,13 @@ impl Process {
             // A copy of standard error that stays open would keep a reader waiting for a daemon.
             record
                 .own_descriptor
-                .give_up(request.flags & flag::FILES != 0);
+                .give_up(request.has(libc::CLONE_FILES));
             record.relaunch.options = record.relaunch.options_of_children.clone();
             record.is_child = true;
             record.shares_memory = false;
+            record.threads = 1;
+            record.leader_status = None;
+            thread.is_leader = true;
             self.start_child(&request, thread, ctx, code);
         }
         self.with_signals(thread, ctx, code, |signals| signals.update_host_mask());
@@ -46,23 +49,22 @@ impl Process {
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) {
-        let has = |flag| request.flags & flag != 0;
         ctx.cpu.set(Gpr::Rax, 0);
-        if request.stack_top != 0 {
-            ctx.cpu.set(Gpr::Rsp, request.stack_top);
+        if request.stack != 0 {
+            ctx.cpu.set(Gpr::Rsp, request.stack);
         }
-        if has(flag::SETTLS) {
+        if request.has(libc::CLONE_SETTLS) {
             ctx.cpu.fs_base = request.tls;
         }
         thread.robust_list = GuestAddr(0);
-        thread.clear_child_tid = GuestAddr(if has(flag::CHILD_CLEARTID) {
+        thread.clear_child_tid = GuestAddr(if request.has(libc::CLONE_CHILD_CLEARTID) {
             request.child_tid
         } else {
             0
         });
-        if has(flag::CLEAR_SIGHAND) {
+        if request.flags & CLEAR_SIGHAND != 0 {
             self.with_signals(thread, ctx, code, |signals| signals.reset_handlers());
         }
-        ctx.set_pass_through(self.pass_through_mask(thread));
+        ctx.set_pass_through(self.pass_through_mask());
     }
 }

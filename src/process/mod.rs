@@ -7,13 +7,12 @@
 //! itself), what belongs to one process among them ([`ProcessRecord`]), and what belongs to
 //! one thread ([`ThreadState`]). The calling thread's comes to every method as `thread`.
 //!
-//! Not here yet: threads and child processes (their calls fail with a notice).
+//! Not here yet: child processes (their calls fail with a notice).
 //!
 //! [`GuestEnv`]: crate::guest::GuestEnv
 
 pub mod address_space;
 mod auxv;
-mod clone;
 mod deferred;
 mod descriptors;
 pub mod elf;
@@ -34,6 +33,8 @@ mod stack;
 mod stack_tests;
 mod syscalls;
 mod thread;
+mod thread_exit;
+mod threads;
 mod vdso;
 
 use std::ops::Range;
@@ -45,6 +46,8 @@ pub use load::{LoadOptions, Loaded, Start};
 pub use memory::ProcessMemory;
 use record::{ProcessRecord, Records};
 pub use thread::ThreadState;
+use threads::{Ahead, Home};
+pub use threads::{Closing, run};
 
 use crate::addr::GuestAddr;
 use crate::decode::{CodeAlias, Decoder};
@@ -57,6 +60,8 @@ pub struct Process {
     vdso: Option<CodeAlias>,
     counts: Counts,
     records: Records,
+    home: Option<Home>,
+    closing: Ahead,
 }
 
 /// What happened to a process that only it can tell.
@@ -88,6 +93,8 @@ impl Process {
             vdso,
             counts: Counts::default(),
             records: Records::new(record),
+            home: None,
+            closing: Ahead::default(),
         }
     }
 

@@ -22,6 +22,10 @@ pub struct ProcessRecord {
     pub is_child: bool,
     /// Its memory is another process's, whose profile this is.
     pub shares_memory: bool,
+    /// Threads that haven't ended.
+    pub threads: usize,
+    /// The status of the first thread, if it has ended.
+    pub leader_status: Option<i32>,
 }
 
 /// Names a process among those of one address space.
@@ -62,11 +66,14 @@ impl Records {
         self.slots[id.0] = None;
     }
 
-    /// Forgets all processes but that of `thread`.
+    /// In a forked child: forgets all processes but that of `thread`.
     pub fn keep_only(&mut self, thread: &ThreadState) {
         for (index, slot) in self.slots.iter_mut().enumerate() {
-            if index != thread.record.0 {
-                *slot = None;
+            if index != thread.record.0
+                && let Some(mut other) = slot.take()
+            {
+                // Its number isn't open here: a child that shared memory has closed it.
+                other.own_descriptor.give_up(true);
             }
         }
     }
@@ -85,6 +92,12 @@ impl Records {
         self.slots[thread.record.0]
             .as_ref()
             .expect("a live process")
+    }
+
+    /// Whether a descriptor of Temper's is open in any of the processes.
+    pub fn any_own_descriptor(&self) -> bool {
+        let mut records = self.slots.iter().flatten();
+        records.any(|record| record.own_descriptor.is_held())
     }
 
     /// As [`Records::of`], to change it.

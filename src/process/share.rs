@@ -8,7 +8,6 @@ use std::ops::Range;
 use ::syscalls::Sysno;
 
 use super::Process;
-use super::clone::flag;
 use super::descriptors::OwnDescriptor;
 use super::notice::Notices;
 use super::record::ProcessRecord;
@@ -42,9 +41,11 @@ impl Process {
             relaunch,
             is_child: true,
             shares_memory: true,
+            threads: 1,
+            leader_status: None,
         };
         let record = self.records.add(record);
-        let mut child = ThreadState::new(record, thread.signals.for_child(false));
+        let mut child = ThreadState::leader(record, thread.signals.for_child(false));
         child.cloning = thread.cloning.clone();
         (child, call)
     }
@@ -57,7 +58,7 @@ impl Process {
         code: &mut dyn CodeControl,
     ) {
         let request = thread.cloning.take().expect("this child was asked for");
-        if request.flags & flag::FILES == 0 {
+        if !request.has(libc::CLONE_FILES) {
             self.close_descriptors_of_others(thread);
         }
         self.start_child(&request, thread, ctx, code);

@@ -1,10 +1,9 @@
 //! What belongs to one guest thread beyond its registers.
 
-use super::clone::CloneRequest;
 use super::exec::Executing;
 use super::record::RecordId;
 use super::signals::ThreadSignals;
-use super::syscalls::After;
+use super::syscalls::{After, CloneRequest};
 use crate::addr::GuestAddr;
 
 /// See the module documentation.
@@ -12,6 +11,8 @@ use crate::addr::GuestAddr;
 pub struct ThreadState {
     /// The process that it belongs to.
     pub(super) record: RecordId,
+    /// The thread that its process began with.
+    pub(super) is_leader: bool,
     pub(super) signals: ThreadSignals,
     /// set_tid_address(2): cleared and woken when the thread ends.
     pub(super) clear_child_tid: GuestAddr,
@@ -25,16 +26,25 @@ pub struct ThreadState {
 }
 
 impl ThreadState {
-    /// A thread of the process `record`.
-    pub(super) fn new(record: RecordId, signals: ThreadSignals) -> ThreadState {
+    /// The first thread of the process `record`.
+    pub(super) fn leader(record: RecordId, signals: ThreadSignals) -> ThreadState {
         ThreadState {
             record,
+            is_leader: true,
             signals,
             clear_child_tid: GuestAddr(0),
             robust_list: GuestAddr(0),
             after: After::Return,
             executing: None,
             cloning: None,
+        }
+    }
+
+    /// Another thread of the same process, made by this one.
+    pub(super) fn for_thread(&self) -> ThreadState {
+        ThreadState {
+            is_leader: false,
+            ..ThreadState::leader(self.record, self.signals.for_child(true))
         }
     }
 }

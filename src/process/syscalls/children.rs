@@ -1,17 +1,16 @@
 //! Children and other programs: the calls' arguments are read here; [`crate::process::exec`],
-//! [`crate::process::fork`] and [`crate::process::share`] do the rest. Threads aren't
-//! supported yet, which is said once a call.
+//! [`crate::process::fork`] and [`crate::process::share`] do the rest.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use ::syscalls::Sysno;
 
+use super::clone::CloneRequest;
 use super::{After, Call, Ending};
 use crate::guest::{CodeControl, EnvAction, ThreadContext};
 use crate::host::syscall::{Errno, SyscallResult};
 use crate::process::Process;
-use crate::process::clone::{CloneRequest, flag};
 use crate::process::elf::{Executable, LoadError};
 use crate::process::exec::{Request, read_path, read_vector};
 use crate::process::notice::Notice;
@@ -35,6 +34,12 @@ impl Process {
             Sysno::execve => self.exec_request(libc::AT_FDCWD, [a, b, c], 0, thread),
             Sysno::execveat if e & CHECK_ONLY != 0 => return call.pass(call.args).into(),
             Sysno::execveat => self.exec_request(a as i32, [b, c, d], e as u32, thread),
+            Sysno::fork => {
+                return self.make_child(call, CloneRequest::fork(), thread, ctx, code);
+            }
+            Sysno::vfork => {
+                return self.make_child(call, CloneRequest::vfork(), thread, ctx, code);
+            }
             _ => return self.clone_call(sysno, call, thread, ctx, code),
         };
         match request.and_then(|request| self.examined(request, thread)) {
@@ -43,34 +48,18 @@ impl Process {
         }
     }
 
-    fn clone_call(
+    /// A child that isn't a thread.
+    pub(super) fn make_child(
         &mut self,
-        sysno: Sysno,
         call: Call,
+        request: CloneRequest,
         thread: &mut ThreadState,
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) -> Ending {
-        let [a, b, ..] = call.args;
-        let request = match sysno {
-            Sysno::fork => Ok(CloneRequest::fork()),
-            Sysno::vfork => Ok(CloneRequest::vfork()),
-            Sysno::clone => Ok(CloneRequest::clone(call.args)),
-            _ => CloneRequest::clone3(self.memory.parts().0, a, b),
-        };
-        let request = match request.and_then(|request| request.check().map(|()| request)) {
-            Ok(request) => request,
-            Err(errno) => return Err(errno).into(),
-        };
-        let has = |flag| request.flags & flag != 0;
-        let unsupported = if has(flag::THREAD) {
-            Some(sysno.name())
-        } else if has(flag::VM) && !has(flag::VFORK) {
-            Some("clone with CLONE_VM, without CLONE_THREAD or CLONE_VFORK,")
-        } else {
-            None
-        };
-        if let Some(name) = unsupported {
+        let shares = request.has(libc::CLONE_VM);
+        if shares && !request.has(libc::CLONE_VFORK) {
+            let name = "clone with CLONE_VM but neither CLONE_THREAD nor CLONE_VFORK";
             return self.not_supported(name, libc::ENOSYS, thread).into();
         }
         for output in request.outputs() {
@@ -83,8 +72,7 @@ impl Process {
         if let Err(outcome) = blocked {
             return outcome.into();
         }
-        let shares = has(flag::VM);
-        let request = &mut **thread.cloning.insert(Box::new(request));
+        let request = thread.cloning.insert(Box::new(request));
         Ending::Action(if shares {
             EnvAction::Share
         } else {

@@ -3,6 +3,7 @@
 //! Temper owns, one file a family. Unknown numbers pass through with a log line.
 
 mod children;
+mod clone;
 mod descriptors;
 mod lifetime;
 mod limits;
@@ -21,6 +22,7 @@ use super::thread::ThreadState;
 use crate::addr::GuestAddr;
 use crate::guest::{CodeControl, EnvAction, Gpr, GuestMemory, HostCall, ThreadContext};
 use crate::host::syscall::{Errno, SyscallResult, decode, encode, raw};
+pub use clone::{CLEAR_SIGHAND, CloneRequest};
 pub use limits::MemoryLimits;
 use table::Family;
 
@@ -57,6 +59,12 @@ impl Call {
             },
             after: After::Return,
         }
+    }
+
+    /// The calling thread's id.
+    fn own_tid(self) -> SyscallResult {
+        // SAFETY: asks only.
+        decode(unsafe { raw(Sysno::gettid.id() as u64, [0; 6]) })
     }
 
     /// The kernel's own answer, with arguments that may differ from the guest's.
@@ -121,10 +129,10 @@ impl From<Outcome> for Ending {
 
 impl Process {
     /// The calls that may go out from assembly as things stand: a bit each.
-    pub fn pass_through_mask(&self, thread: &ThreadState) -> [u64; 8] {
+    pub fn pass_through_mask(&self) -> [u64; 8] {
         table::pass_through_mask(
             self.memory.space.code_exposure(),
-            self.records.of(thread).own_descriptor.is_held(),
+            self.records.any_own_descriptor(),
         )
     }
 
@@ -140,7 +148,7 @@ impl Process {
         ctx.cpu.set(Gpr::Rcx, ctx.cpu.rip);
         ctx.cpu.set(Gpr::R11, ctx.cpu.rflags);
         let ending = self.carry_out(call, thread, ctx, code);
-        self.end_call(ending, thread, ctx)
+        self.end_call(ending, thread, ctx, code)
     }
 
     /// Goes on after the blocking call that [`Process::system_call`] asked for. `None`: it was
@@ -168,7 +176,7 @@ impl Process {
                 decode(result).into()
             }
         };
-        self.end_call(ending, thread, ctx)
+        self.end_call(ending, thread, ctx, code)
     }
 
     fn end_call(
@@ -176,9 +184,10 @@ impl Process {
         ending: Ending,
         thread: &mut ThreadState,
         ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
     ) -> EnvAction {
         if self.memory.space.take_code_change() {
-            ctx.set_pass_through(self.pass_through_mask(thread));
+            code.set_pass_through(self.pass_through_mask());
         }
         match ending {
             Ending::Return(result) => {
@@ -228,7 +237,7 @@ impl Process {
             Family::Paths => self.path_call(sysno, call, thread),
             Family::Signals => self.signal_call(call, thread, ctx, code),
             Family::Children => self.child_call(sysno, call, thread, ctx, code),
-            Family::Lifetime => self.lifetime_call(sysno, call, thread),
+            Family::Lifetime => self.lifetime_call(sysno, call, thread, code),
             Family::Modes => self.mode_call(sysno, call, thread, ctx, code).into(),
             Family::Limits => self.limit_call(sysno, call, thread).into(),
             Family::Descriptors => self.descriptor_call(sysno, call, thread),
@@ -282,7 +291,12 @@ impl Process {
     }
 
     /// Writes to guest memory as the kernel would.
-    fn put(&mut self, addr: u64, bytes: &[u8], code: &mut dyn CodeControl) -> Result<(), Errno> {
+    pub(super) fn put(
+        &mut self,
+        addr: u64,
+        bytes: &[u8],
+        code: &mut dyn CodeControl,
+    ) -> Result<(), Errno> {
         let start = GuestAddr(addr);
         let end = GuestAddr(addr.saturating_add(bytes.len() as u64));
         self.memory.space.prepare_write(start..end, code);
