@@ -17,6 +17,8 @@ mod deferred;
 mod descriptors;
 pub mod elf;
 mod env;
+pub mod exec;
+mod fork;
 mod host_signals;
 mod identity;
 mod load;
@@ -24,6 +26,7 @@ mod memory;
 mod notice;
 mod procfs;
 mod record;
+mod share;
 pub mod signals;
 mod stack;
 #[cfg(test)]
@@ -130,6 +133,11 @@ impl Process {
     /// The descriptor that was given to [`Process::load`], wherever it is now.
     pub fn own_descriptor(&self, thread: &ThreadState) -> Option<BorrowedFd<'_>> {
         self.records.of(thread).own_descriptor.borrow()
+    }
+
+    /// Whether the thread's process is a child of the one that was started.
+    pub fn is_child(&self, thread: &ThreadState) -> bool {
+        self.records.of(thread).is_child
     }
 
     /// What happened so far.

@@ -1,8 +1,9 @@
 //! What belongs to one guest thread beyond its registers.
 
+use super::exec::Executing;
 use super::record::RecordId;
 use super::signals::ThreadSignals;
-use super::syscalls::After;
+use super::syscalls::{After, CloneRequest};
 use crate::addr::GuestAddr;
 
 /// See the module documentation.
@@ -21,6 +22,9 @@ pub struct ThreadState {
     pub(super) after: After,
     /// RCX and R11 before it, which SYSCALL overwrites.
     pub(super) before_call: [u64; 2],
+    /// What the kernel reads while it executes a program or makes a child for this thread.
+    pub(super) executing: Option<Box<Executing>>,
+    pub(super) cloning: Option<Box<CloneRequest>>,
 }
 
 impl ThreadState {
@@ -39,6 +43,8 @@ impl ThreadState {
             robust_list: GuestAddr(0),
             after: After::Return,
             before_call: [0; 2],
+            executing: None,
+            cloning: None,
         }
     }
 

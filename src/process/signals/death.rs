@@ -53,6 +53,17 @@ impl ThreadSignals {
     }
 }
 
+/// Ends a process by `signo` whose memory is its parent's too: without a core file.
+pub fn die_sharing(signo: i32) -> ! {
+    let none = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: affects only this process, which is ending.
+    unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
+    ThreadSignals::default().die_by(signo)
+}
+
 impl Death {
     /// Takes the guest's registers on, by the return from a signal handler that never was. The
     /// signal waits and comes before the guest's next instruction.

@@ -86,11 +86,7 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
     /// A synchronous signal that somebody sent, which the kernel prefers, or the recorded
     /// one.
     fn next_deliverable(&mut self) -> Option<SigInfo> {
-        for slot in 0..self.ctx.sent_synchronous.len() {
-            if let Some(info) = take(&mut self.ctx.sent_synchronous[slot]) {
-                self.thread.hold(info);
-            }
-        }
+        self.hold_sent();
         if let Some(info) = self.thread.take_held(SigSet(!self.thread.mask.0)) {
             return Some(info);
         }
@@ -101,6 +97,15 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
             return None;
         }
         Some(info)
+    }
+
+    /// Takes in what the host's handler recorded of synchronous signals.
+    pub(super) fn hold_sent(&mut self) {
+        for record in &mut self.ctx.sent_synchronous {
+            if let Some(info) = take(record) {
+                self.thread.hold(info);
+            }
+        }
     }
 
     fn deliver(&mut self, info: SigInfo) -> Delivered {
@@ -321,7 +326,7 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
 
     /// Gives the host the guest's mask, unless a signal is recorded: then everything stays
     /// blocked until its delivery, which comes back here.
-    pub(super) fn update_host_mask(&mut self) {
+    pub fn update_host_mask(&mut self) {
         // Blocked first: otherwise a signal recorded between the look and the change would
         // lose its protection against a second one.
         host::block(SigSet::all_asynchronous());

@@ -28,8 +28,9 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
         if is_recorded(self.ctx) {
             return Err(Outcome::Again);
         }
-        let held = self.thread.held();
         host::block(SYNCHRONOUS);
+        self.hold_sent();
+        let held = self.thread.held();
         for signo in 1..=MAX_SIGNAL {
             if held.contains(signo) {
                 host::raise(signo);

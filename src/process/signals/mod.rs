@@ -23,6 +23,7 @@
 
 mod action;
 mod calls;
+mod child;
 mod death;
 mod deliver;
 mod exec;
@@ -38,6 +39,7 @@ mod wait;
 mod tests;
 
 pub use action::{Action, DefaultAction, Dispositions, default_action, sa};
+pub use death::die_sharing;
 pub use host::{HostDisposition, HostFlags, HostHandlers, Inherited};
 /// The calling thread's mask in the host.
 pub mod host_mask {

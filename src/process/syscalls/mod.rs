@@ -22,6 +22,7 @@ use super::thread::ThreadState;
 use crate::addr::GuestAddr;
 use crate::guest::{CodeControl, EnvAction, Gpr, GuestMemory, HostCall, ThreadContext};
 use crate::host::syscall::{Errno, SyscallResult, decode, encode, raw};
+pub use clone::{CLEAR_SIGHAND, CloneRequest};
 pub use limits::MemoryLimits;
 use table::Family;
 
@@ -98,6 +99,8 @@ pub enum After {
     FileWritten(Sysno, Call),
     /// A wait of the signal calls.
     SignalWait,
+    /// An execve, which has failed if it returns.
+    Exec,
 }
 
 impl From<SyscallResult> for Ending {
@@ -158,6 +161,11 @@ impl Process {
             (After::SignalWait, result) => self
                 .with_signals(thread, ctx, code, |signals| signals.call_returned(result))
                 .into(),
+            (After::Exec, result) => {
+                self.exec_failed(thread);
+                self.with_signals(thread, ctx, code, |signals| signals.after_failed_exec());
+                result.map_or(Ending::Again, |result| decode(result).into())
+            }
             (After::Return | After::FileWritten(..), None) => Ending::Again,
             (After::Return, Some(result)) => decode(result).into(),
             (After::FileWritten(sysno, call), Some(result)) => {
@@ -232,7 +240,7 @@ impl Process {
             Family::Memory => self.memory_call(sysno, call, code).into(),
             Family::Paths => self.path_call(sysno, call, thread),
             Family::Signals => self.signal_call(call, thread, ctx, code),
-            Family::Children => self.child_call(sysno, call, thread, ctx, code).into(),
+            Family::Children => self.child_call(sysno, call, thread, ctx, code),
             Family::Lifetime => self.lifetime_call(sysno, call, thread, ctx, code),
             Family::Modes => self.mode_call(sysno, call, thread, ctx, code).into(),
             Family::Limits => self.limit_call(sysno, call, thread).into(),
