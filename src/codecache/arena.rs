@@ -3,10 +3,11 @@
 //! grow downward from the top, so that stubs don't dilute the instruction cache.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::addr::HostAddr;
-use crate::host::DualMap;
+use crate::host::{DualMap, DualMapCopy};
 
 /// Where the executable view starts. Below 2 GiB, so that guest code there can be reached
 /// by 32-bit displacements in both directions.
@@ -108,6 +109,13 @@ impl Arena {
         self.peak = self.peak.max(self.used());
     }
 
+    /// Lets generated code run, or makes every thread that runs it fault.
+    pub(super) fn set_executable(&self, executable: bool) -> io::Result<()> {
+        let last = self.used.iter().rposition(|&bytes| bytes > 0);
+        let end = last.map_or(0, |last| (last + 1) * self.generation_bytes);
+        self.map.set_executable(0..end, executable)
+    }
+
     /// Bytes filled in all generations. What is dropped before its generation retires
     /// leaves its place filled.
     pub(super) fn used(&self) -> usize {
@@ -123,6 +131,26 @@ impl Arena {
         self.generation_bytes
     }
 
+    /// All code and stubs, for a forked child.
+    pub(super) fn copy(&self) -> io::Result<DualMapCopy> {
+        let whole = |generation: usize| {
+            let start = generation * self.generation_bytes;
+            start..start + self.generation_bytes
+        };
+        let mut used: Vec<Range<usize>> = (0..GENERATIONS)
+            .filter(|&generation| generation != self.current && self.used[generation] > 0)
+            .map(whole)
+            .collect();
+        let current = whole(self.current);
+        used.extend([current.start..self.code_at, self.stubs_end..current.end]);
+        self.map.copy(&used)
+    }
+
+    /// From now on all code is in `copy`.
+    pub(super) fn show(&mut self, copy: DualMapCopy) -> io::Result<()> {
+        self.map.show(copy)
+    }
+
     pub(super) fn exec_addr(&self, offset: usize) -> HostAddr {
         self.map.exec_addr(offset)
     }
@@ -131,25 +159,16 @@ impl Arena {
         self.map.offset_of(addr)
     }
 
-    /// Stores a branch displacement that generated code may be executing right now.
+    /// Stores a branch displacement that generated code may be executing right now. It lies
+    /// within an aligned 8-byte word, so every CPU sees the old or the new value, never a
+    /// mixture (Intel SDM volume 3, section 9.1.1; AMD APM volume 2, 7.3.2).
     pub(super) fn patch_rel32(&mut self, at: usize, value: i32) {
-        self.patch(at, 4, u64::from(value as u32));
-    }
-
-    /// As [`Arena::patch_rel32`], for two bytes of an opcode.
-    pub(super) fn patch_u16(&mut self, at: usize, value: u16) {
-        self.patch(at, 2, u64::from(value));
-    }
-
-    /// The bytes lie within an aligned 8-byte word, so every CPU sees the old or the new
-    /// value, never a mixture (Intel SDM volume 3, section 9.1.1; AMD APM volume 2, 7.3.2).
-    fn patch(&mut self, at: usize, bytes: usize, value: u64) {
-        assert!(at % 8 + bytes <= 8 && at + bytes <= self.map.len());
+        assert!(at % 8 <= 4 && at + 4 <= self.map.len());
         let shift = (at & 7) * 8;
         // SAFETY: within the mapping, 8-byte aligned; only the cache's owner patches.
         let word = unsafe { &*self.map.write_ptr(at & !7).cast::<AtomicU64>() };
-        let mask = (u64::MAX >> (64 - bytes * 8)) << shift;
-        let new = (word.load(Ordering::Relaxed) & !mask) | (value << shift);
+        let mask = u64::from(u32::MAX) << shift;
+        let new = word.load(Ordering::Relaxed) & !mask | u64::from(value as u32) << shift;
         word.store(new, Ordering::Release);
     }
 }

@@ -8,6 +8,7 @@ use hashbrown::HashMap;
 use super::arena::{Arena, Space};
 use super::indirect_map::IndirectMap;
 use crate::addr::{GuestAddr, HostAddr, pages};
+use crate::host::DualMapCopy;
 
 /// No exit: the end of a list.
 const NONE: u32 = u32::MAX;
@@ -35,18 +36,19 @@ pub struct NewExit {
     pub stub_at: u32,
 }
 
-/// Code at a path head that counts down and leaves when its cell gets negative.
-#[derive(Clone, Copy, Debug)]
+/// A jump at a path head to a stub that counts down, and leaves when its cell is zero.
+#[derive(Clone, Debug)]
 pub struct Counter {
     pub head: GuestAddr,
-    /// Offset of its [`COUNTER_BYTES`] bytes within the fragment's code.
-    pub code_at: u32,
+    /// Offset, within the fragment's code, of the displacement of the jump to its stub.
+    pub patch_at: u32,
     /// Offset of its stub within the fragment's stubs.
     pub stub_at: u32,
+    /// The part of the stub in which guest RCX is in the first spill slot, and from where
+    /// on it is there again.
+    pub spilled: Range<u32>,
+    pub out_at: u32,
 }
-
-/// Bytes of a counter in generated code.
-pub const COUNTER_BYTES: u32 = 14;
 
 /// One guest block in a fragment.
 #[derive(Clone, Copy, Debug)]
@@ -120,6 +122,9 @@ pub enum Location<'a> {
     },
     /// In the stub of an exit to this guest address: the guest state is exact.
     ExitStub { target: GuestAddr },
+    /// In a counter's stub: the guest is at this path head, its RCX perhaps in the first
+    /// spill slot.
+    CounterStub { head: GuestAddr, spilled: bool },
     /// In the out-of-line entry for indirect branches to this address: r11 is in its slot.
     IndirectStub { target: GuestAddr },
 }
@@ -200,6 +205,19 @@ impl CodeCache {
         self.fragments[id.0 as usize]
             .as_ref()
             .expect("a live fragment")
+    }
+
+    /// Whether [`CodeCache::reserve`] of so many bytes would retire a generation.
+    pub fn is_full_for(&self, bytes: usize) -> bool {
+        !self.arena.fits(bytes.min(self.arena.max_fragment()))
+    }
+
+    /// Lets generated code run, or makes every thread that runs it fault.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_executable(&self, executable: bool) -> io::Result<()> {
+        self.arena.set_executable(executable)
     }
 
     /// Space for a fragment of at most `bytes` (code and stubs), retiring the oldest
@@ -352,7 +370,7 @@ impl CodeCache {
         id
     }
 
-    /// Makes the counter at `head` a plain jump over itself, for good.
+    /// Makes the counter at `head` a jump to what follows it, for good.
     pub fn disable_counter(&mut self, head: GuestAddr) {
         let Some(&(id, _)) = self.index.get(&head) else {
             return;
@@ -365,9 +383,8 @@ impl CodeCache {
             .iter()
             .find(|counter| counter.head == head)
         {
-            let at = fragment.code.start + counter.code_at as usize;
-            self.arena
-                .patch_u16(at, u16::from_le_bytes([0xeb, COUNTER_BYTES as u8 - 2]));
+            let at = fragment.code.start + counter.patch_at as usize;
+            self.arena.patch_rel32(at, 0);
         }
     }
 
@@ -487,32 +504,41 @@ impl CodeCache {
         }
     }
 
-    /// Drops every fragment made from code in `range`.
-    pub fn invalidate(&mut self, range: Range<GuestAddr>) -> bool {
-        let mut doomed: Vec<FragmentId> = Vec::new();
+    /// The fragments made from code in `range`, each once.
+    fn made_from(&self, range: Range<GuestAddr>) -> Vec<FragmentId> {
+        let mut found: Vec<FragmentId> = Vec::new();
         let span = (range.end.0.saturating_sub(range.start.0)) / crate::addr::PAGE_SIZE;
         if span > self.by_page.len() as u64 {
             let first = range.start.page();
             for (page, ids) in &self.by_page {
                 if *page >= first && *page < range.end {
-                    doomed.extend(ids);
+                    found.extend(ids);
                 }
             }
         } else {
             for page in pages(range) {
-                doomed.extend(self.by_page.get(&page).into_iter().flatten());
+                found.extend(self.by_page.get(&page).into_iter().flatten());
             }
         }
-        doomed.sort_unstable_by_key(|id| id.0);
-        doomed.dedup();
-        for &id in &doomed {
+        found.sort_unstable_by_key(|id| id.0);
+        found.dedup();
+        found
+    }
+
+    /// Whether any fragment was made from code in `range`.
+    pub fn holds_any_of(&self, range: Range<GuestAddr>) -> bool {
+        !self.made_from(range).is_empty()
+    }
+
+    /// Drops every fragment made from code in `range`.
+    pub fn invalidate(&mut self, range: Range<GuestAddr>) {
+        for id in self.made_from(range) {
             let generation = self.fragment(id).generation;
             if let Some(list) = self.by_offset.get_mut(&generation) {
                 list.retain(|&(_, other)| other != id);
             }
             self.remove(id);
         }
-        !doomed.is_empty()
     }
 
     /// Drops everything.
@@ -583,12 +609,10 @@ impl CodeCache {
             });
         let counters = fragment.counters.iter().map(|counter| {
             let at = fragment.stubs.start + counter.stub_at as usize;
-            (
-                at,
-                Location::ExitStub {
-                    target: counter.head,
-                },
-            )
+            let within = offset.wrapping_sub(at) as u32;
+            let spilled = counter.spilled.contains(&within) || within >= counter.out_at;
+            let head = counter.head;
+            (at, Location::CounterStub { head, spilled })
         });
         let candidates = exits
             .chain(indirect)
@@ -607,6 +631,22 @@ impl CodeCache {
     /// Bytes that code and stubs fill, in all generations: now, and at most so far.
     pub fn used_and_peak_bytes(&self) -> (usize, usize) {
         (self.arena.used(), self.arena.peak())
+    }
+
+    /// The arena's contents for a forked child: the arena itself would be shared with it.
+    ///
+    /// # Errors
+    /// The kernel's: no memory.
+    pub fn copy(&self) -> io::Result<DualMapCopy> {
+        self.arena.copy()
+    }
+
+    /// From now on the code is in `copy`, which was made of this cache.
+    ///
+    /// # Errors
+    /// The kernel's; the code may be gone then.
+    pub fn show(&mut self, copy: DualMapCopy) -> io::Result<()> {
+        self.arena.show(copy)
     }
 
     /// The generated code of the fragment that starts at `addr`, for people to read.

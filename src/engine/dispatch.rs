@@ -12,15 +12,15 @@ use super::stats::Stats;
 use super::world::GuestThread;
 use super::{Settings, Tier, entry, host_signals, lockstep};
 use crate::addr::{GuestAddr, HostAddr};
-use crate::codecache::{Location, MAP_REACH};
+use crate::codecache::{LATE_ENTRY_BYTES, MAP_REACH};
 use crate::decode::{BlockEnd, Decoder, MAX_BLOCK_INSTRUCTIONS};
 use crate::guest::{
-    EnvAction, ExitKind, FarTarget, Gpr, GuestEnv, GuestTrap, ThreadContext, far_index, flags,
+    EnvAction, ExitKind, FarTarget, GuestEnv, GuestTrap, ThreadContext, far_index, flags,
 };
 use crate::interp::{Machine, PredecodedBlock, step_one};
 use crate::native::{StubCache, trap_from_signal};
 use crate::profile::{BlockId, Outcome as Way, Profile};
-use crate::translate::recovery::{self, Place};
+use crate::translate::recovery::Place;
 use crate::translate::{Translator, late_indirect_entry};
 
 /// Runs guest threads, one at a time; see [`super::world`].
@@ -28,7 +28,7 @@ pub struct Engine<E: GuestEnv> {
     pub code: Code<E::Memory>,
     pub stats: Stats,
     pub(super) settings: Settings,
-    stubs: StubCache,
+    pub(super) stubs: StubCache,
     translator: Translator,
     /// The block interpreted last, if it isn't kept; its memory is used again.
     scratch_ops: PredecodedBlock<E::Memory>,
@@ -66,8 +66,9 @@ impl<E: GuestEnv> Engine<E> {
         })
     }
 
-    /// What remains to be counted when a guest thread ends.
+    /// The thread runs no more guest code.
     pub(super) fn thread_ended(&mut self, thread: &GuestThread<E>) {
+        self.code.threads.remove(&thread.ctx);
         self.stats.syscalls.passed += thread.ctx.syscalls_passed;
     }
 
@@ -98,7 +99,10 @@ impl<E: GuestEnv> Engine<E> {
         // A single-stepping guest stays in the interpreter, which traps after each instruction.
         let tier1 = self.settings.max_tier >= Tier::Block && thread.ctx.cpu.rflags & flags::TF == 0;
         if tier1 && self.settings.verify {
-            return self.verify(thread, env, pc).into();
+            if self.code.threads.alone() {
+                return self.verify(thread, env, pc).into();
+            }
+            self.end_verification();
         }
         if thread.burst > 0 {
             thread.burst -= 1;
@@ -117,7 +121,7 @@ impl<E: GuestEnv> Engine<E> {
         self.entries += 1;
         if self.settings.flush_every != 0 && self.entries.is_multiple_of(self.settings.flush_every)
         {
-            self.code.cache.flush();
+            self.code.flush();
             return EnvAction::Continue.into();
         }
         self.stats.blocks.entries += 1;
@@ -146,9 +150,8 @@ impl<E: GuestEnv> Engine<E> {
             }
             ExitKind::Syscall => {
                 if thread.ctx.pending.load(Ordering::Relaxed) != 0 {
-                    // The signal comes first; the call runs after its handler, as when it
-                    // is restarted.
-                    thread.ctx.cpu.rip -= 2;
+                    // The signal comes first; the call runs after its handler.
+                    thread.ctx.cpu.rip -= SYSCALL_BYTES;
                     return EnvAction::Continue;
                 }
                 self.stats.exits.syscall += 1;
@@ -164,7 +167,7 @@ impl<E: GuestEnv> Engine<E> {
             }
             ExitKind::Interrupted => {
                 self.stats.exits.interrupted += 1;
-                if self.recover(&mut thread.ctx).is_none() {
+                if self.code.recover(&mut thread.ctx).is_none() {
                     return lost(&thread.ctx);
                 }
                 EnvAction::Continue
@@ -183,6 +186,17 @@ impl<E: GuestEnv> Engine<E> {
                 EnvAction::Continue
             }
         }
+    }
+
+    /// A second thread may change what the two runs of a block see.
+    #[cold]
+    fn end_verification(&mut self) {
+        eprintln!(
+            "temper: --verify: the program has started a thread; nothing is compared from here on"
+        );
+        self.settings.verify = false;
+        // What was made to be compared isn't linked.
+        self.code.flush();
     }
 
     /// One block in lockstep.
@@ -254,6 +268,7 @@ impl<E: GuestEnv> Engine<E> {
             return;
         }
         if self.code.cache.contains(target) {
+            self.code.make_room(LATE_ENTRY_BYTES);
             self.code
                 .cache
                 .add_indirect_entry(target, late_indirect_entry);
@@ -280,31 +295,8 @@ impl<E: GuestEnv> Engine<E> {
         }
     }
 
-    /// Turns the registers that generated code was interrupted with into the guest's.
-    fn recover(&mut self, ctx: &mut ThreadContext) -> Option<Place> {
-        match self.code.cache.locate(HostAddr(ctx.fault.host_pc))? {
-            Location::Code {
-                offset,
-                recovery: map,
-                ..
-            } => {
-                let (guest, fix) = recovery::point_at(map, offset as u32)?;
-                Some(recovery::apply(ctx, guest, fix))
-            }
-            Location::ExitStub { target } => {
-                ctx.cpu.rip = target.0;
-                Some(Place::OnTheWay)
-            }
-            Location::IndirectStub { target } => {
-                ctx.cpu.rip = target.0;
-                ctx.cpu.set(Gpr::R11, ctx.r11_slot);
-                Some(Place::OnTheWay)
-            }
-        }
-    }
-
     fn fault(&mut self, thread: &mut GuestThread<E>, env: &mut E) -> EnvAction {
-        match self.recover(&mut thread.ctx) {
+        match self.code.recover(&mut thread.ctx) {
             None => lost(&thread.ctx),
             // The jump through the map itself faulted: its target is beyond the map.
             Some(Place::OnTheWay) => {
@@ -389,7 +381,8 @@ impl<E: GuestEnv> Engine<E> {
             &mut thread.ctx.vector,
             env.memory(),
             &mut self.stubs,
-        );
+        )
+        .interruptible(&thread.ctx.pending);
         let result = predecoded.run(&mut machine);
         if let Some(started) = started {
             self.stats.interpreter.seconds += started.elapsed().as_secs_f64();
@@ -454,7 +447,8 @@ impl<E: GuestEnv> Engine<E> {
             &mut thread.ctx.vector,
             env.memory(),
             &mut self.stubs,
-        );
+        )
+        .interruptible(&thread.ctx.pending);
         match step_one(&mut machine, &decoder, pc) {
             Ok(()) => EnvAction::Continue,
             Err(GuestTrap::Unsupported) => {
@@ -537,6 +531,9 @@ impl<E: GuestEnv> Engine<E> {
         EnvAction::Continue
     }
 }
+
+/// 0F 05: with a prefix it isn't translated.
+const SYSCALL_BYTES: u64 = 2;
 
 /// Pass-through system calls between two visits to the dispatcher.
 const SYSCALL_BUDGET: u64 = 1 << 16;

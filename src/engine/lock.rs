@@ -72,6 +72,13 @@ impl Lock {
         }
     }
 
+    /// The caller, which holds the lock, is the only thread of a forked child.
+    pub(super) fn be_alone(&self) {
+        self.state.store(HELD, Ordering::Relaxed);
+        self.waiting.store(0, Ordering::Relaxed);
+        self.yielding.store(0, Ordering::Relaxed);
+    }
+
     #[inline]
     pub(super) fn release(&self) {
         if self.state.swap(FREE, Ordering::Release) == CONTENDED {
@@ -80,11 +87,14 @@ impl Lock {
     }
 
     /// Lets a thread that waits have its turn; the caller holds the lock, before and after.
+    /// False: nobody waits.
     #[inline]
-    pub(super) fn hand_over(&self) {
-        if self.waiting.load(Ordering::Relaxed) != 0 {
+    pub(super) fn hand_over(&self) -> bool {
+        let wanted = self.waiting.load(Ordering::Relaxed) != 0;
+        if wanted {
             self.hand_over_slowly();
         }
+        wanted
     }
 
     #[cold]

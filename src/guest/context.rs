@@ -59,7 +59,8 @@ pub enum HostRoutine {
     Syscall = 1,
     /// An indirect branch, target in r11, guest r11 in its slot, to anywhere.
     ExactIndirect = 2,
-    /// A path head's counter ran out; `cpu.rip` is stored already.
+    /// A path head's counter ran out; `cpu.rip` is stored already, RCX is in the first spill
+    /// slot.
     Counter = 3,
 }
 
@@ -87,12 +88,21 @@ pub struct ThreadContext {
     pub pending: AtomicU64,
     /// System calls that go out from assembly: a bit each, numbers 0 to 511.
     pub pass_through: [AtomicU64; 8],
+    /// One of [`presence`].
+    pub presence: AtomicU64,
+    /// Nonzero in the midst of a system call that goes out from assembly: the thread won't
+    /// touch generated code before it has looked at `pending`.
+    pub in_syscall: AtomicU64,
     /// Counts down pass-through system calls; at 0 one goes through Rust.
     pub syscall_budget: u64,
     pub syscalls_passed: u64,
     pub fault: FaultRecord,
-    /// The siginfo_t of the signal that `pending` announces.
+    /// The siginfo_t of the asynchronous signal that `pending` announces; its first word is
+    /// zero when there is none.
     pub signal_info: [u64; 16],
+    /// The same for synchronous signals that somebody sent, one of each kind: they can't be
+    /// blocked in the host, so one may come while another awaits delivery.
+    pub sent_synchronous: [[u64; 16]; SYNCHRONOUS.len()],
     /// Indirect targets beyond the flat map, direct-mapped by [`far_index`].
     pub far_targets: [FarTarget; FAR_TARGETS],
     pub vector: VectorState,
@@ -104,7 +114,26 @@ pub struct ThreadContext {
 pub mod pending {
     /// A signal awaits delivery.
     pub const SIGNAL: u64 = 1;
+    /// Another thread wants this one out of generated code.
+    pub const LEAVE: u64 = 2;
 }
+
+/// Values of `ThreadContext::presence`: where the thread is. It changes to [`INSIDE`] only
+/// under the world's lock, so whoever holds that knows who can be in generated code.
+///
+/// [`INSIDE`]: presence::INSIDE
+pub mod presence {
+    /// In Rust code; the last exit has been dealt with.
+    pub const OUTSIDE: u64 = 0;
+    /// In generated code, or about to be, or about to leave.
+    pub const INSIDE: u64 = 1;
+    /// It left; its exit hasn't been dealt with.
+    pub const LEFT: u64 = 2;
+}
+
+/// The numbers of the signals that faulting instructions raise (SIGILL, SIGTRAP, SIGBUS,
+/// SIGFPE, SIGSEGV). Temper's own code faults too, so they are never blocked in the host.
+pub const SYNCHRONOUS: [i32; 5] = [4, 5, 7, 8, 11];
 
 /// Where an indirect branch to a guest address goes. Guest 0 is an empty entry.
 #[derive(Clone, Copy, Default, Debug)]
@@ -138,10 +167,13 @@ impl Default for ThreadContext {
             routines: [0; 8],
             pending: AtomicU64::new(0),
             pass_through: Default::default(),
+            presence: AtomicU64::new(presence::OUTSIDE),
+            in_syscall: AtomicU64::new(0),
             syscall_budget: 0,
             syscalls_passed: 0,
             fault: FaultRecord::default(),
             signal_info: [0; 16],
+            sent_synchronous: [[0; 16]; SYNCHRONOUS.len()],
             far_targets: [FarTarget::default(); FAR_TARGETS],
             vector: VectorState::default(),
             shared: PhantomPinned,
@@ -150,6 +182,19 @@ impl Default for ThreadContext {
 }
 
 impl ThreadContext {
+    /// The context of a thread that this one creates: the same registers.
+    pub fn for_child(&self) -> ThreadContext {
+        let child = ThreadContext {
+            cpu: self.cpu.clone(),
+            vector: self.vector.clone(),
+            ..ThreadContext::default()
+        };
+        for (word, own) in child.pass_through.iter().zip(&self.pass_through) {
+            word.store(own.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        child
+    }
+
     /// Whether a signal awaits delivery.
     #[inline]
     pub fn is_signal_pending(&self) -> bool {
@@ -195,6 +240,7 @@ pub mod offsets {
     pub const ROUTINES: usize = offset_of!(ThreadContext, routines);
     pub const PENDING: usize = offset_of!(ThreadContext, pending);
     pub const PASS_THROUGH: usize = offset_of!(ThreadContext, pass_through);
+    pub const IN_SYSCALL: usize = offset_of!(ThreadContext, in_syscall);
     pub const SYSCALL_BUDGET: usize = offset_of!(ThreadContext, syscall_budget);
     pub const SYSCALLS_PASSED: usize = offset_of!(ThreadContext, syscalls_passed);
     pub const FAULT: usize = offset_of!(ThreadContext, fault);

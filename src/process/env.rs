@@ -5,11 +5,14 @@ use std::ops::Range;
 use super::host_signals::Host;
 use super::memory::{FAULT_FETCH, FAULT_WRITE, ProcessMemory, SEGV_ACCERR, SEGV_MAPERR};
 use super::notice::Notice;
+use super::share::end_sharing_child;
 use super::signals::{Signals, signal_for};
 use super::thread::ThreadState;
 use super::{Process, vdso};
-use crate::addr::GuestAddr;
-use crate::guest::{CodeControl, EnvAction, GuestEnv, GuestTrap, MemoryFault, ThreadContext};
+use crate::addr::{GuestAddr, HostAddr};
+use crate::guest::{
+    CodeControl, EnvAction, GuestEnv, GuestTrap, HostCall, MemoryFault, ThreadContext,
+};
 use crate::native::IdentityMemory;
 
 /// The page-fault trap number.
@@ -78,6 +81,9 @@ impl GuestEnv for Process {
             _ => {}
         }
         match signal_for(&trap, ctx, &mut self.memory) {
+            // An asynchronous signal came before the instruction: its handler, too. The
+            // instruction runs again.
+            Some(signal) if signal.resume_flag && ctx.is_signal_pending() => EnvAction::Continue,
             Some(signal) => {
                 self.counts.faults += 1;
                 self.with_signals(thread, ctx, code, |signals| signals.force(&signal))
@@ -94,6 +100,48 @@ impl GuestEnv for Process {
         code: &mut dyn CodeControl,
     ) -> EnvAction {
         self.with_signals(thread, ctx, code, |signals| signals.deliver_pending())
+    }
+
+    fn forked(
+        &mut self,
+        thread: &mut ThreadState,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+        result: i64,
+    ) -> EnvAction {
+        self.after_fork(thread, ctx, code, result)
+    }
+
+    fn begin_child(
+        &mut self,
+        thread: &mut ThreadState,
+        stack: Range<HostAddr>,
+    ) -> (ThreadState, HostCall) {
+        self.make_sharing_child(thread, stack)
+    }
+
+    fn child_began(
+        &mut self,
+        thread: &mut ThreadState,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+    ) {
+        self.sharing_child_began(thread, ctx, code);
+    }
+
+    fn end_child(end: EnvAction) -> ! {
+        end_sharing_child(end)
+    }
+
+    fn child_left(
+        &mut self,
+        thread: &mut ThreadState,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+        child: &ThreadState,
+        result: i64,
+    ) -> EnvAction {
+        self.sharing_child_left(thread, ctx, code, child, result)
     }
 
     fn watch_code(&mut self, range: Range<GuestAddr>) -> bool {

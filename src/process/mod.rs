@@ -7,7 +7,7 @@
 //! itself), what belongs to one process among them ([`ProcessRecord`]), and what belongs to
 //! one thread ([`ThreadState`]). The calling thread's comes to every method as `thread`.
 //!
-//! Not here yet: threads and child processes (their calls fail with a notice).
+//! Not here yet: child processes (their calls fail with a notice).
 //!
 //! [`GuestEnv`]: crate::guest::GuestEnv
 
@@ -17,6 +17,8 @@ mod deferred;
 mod descriptors;
 pub mod elf;
 mod env;
+pub mod exec;
+mod fork;
 mod host_signals;
 mod identity;
 mod load;
@@ -24,12 +26,15 @@ mod memory;
 mod notice;
 mod procfs;
 mod record;
+mod share;
 pub mod signals;
 mod stack;
 #[cfg(test)]
 mod stack_tests;
 mod syscalls;
 mod thread;
+mod thread_exit;
+mod threads;
 mod vdso;
 
 use std::ops::Range;
@@ -41,6 +46,8 @@ pub use load::{LoadOptions, Loaded, Start};
 pub use memory::ProcessMemory;
 use record::{ProcessRecord, Records};
 pub use thread::ThreadState;
+use threads::{Ahead, Home};
+pub use threads::{Closing, run};
 
 use crate::addr::GuestAddr;
 use crate::decode::{CodeAlias, Decoder};
@@ -53,6 +60,8 @@ pub struct Process {
     vdso: Option<CodeAlias>,
     counts: Counts,
     records: Records,
+    home: Option<Home>,
+    closing: Ahead,
 }
 
 /// What happened to a process that only it can tell.
@@ -84,6 +93,8 @@ impl Process {
             vdso,
             counts: Counts::default(),
             records: Records::new(record),
+            home: None,
+            closing: Ahead::default(),
         }
     }
 
@@ -122,6 +133,11 @@ impl Process {
     /// The descriptor that was given to [`Process::load`], wherever it is now.
     pub fn own_descriptor(&self, thread: &ThreadState) -> Option<BorrowedFd<'_>> {
         self.records.of(thread).own_descriptor.borrow()
+    }
+
+    /// Whether the thread's process is a child of the one that was started.
+    pub fn is_child(&self, thread: &ThreadState) -> bool {
+        self.records.of(thread).is_child
     }
 
     /// What happened so far.

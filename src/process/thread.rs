@@ -1,8 +1,9 @@
 //! What belongs to one guest thread beyond its registers.
 
+use super::exec::Executing;
 use super::record::RecordId;
 use super::signals::ThreadSignals;
-use super::syscalls::After;
+use super::syscalls::{After, CloneRequest};
 use crate::addr::GuestAddr;
 
 /// See the module documentation.
@@ -10,6 +11,8 @@ use crate::addr::GuestAddr;
 pub struct ThreadState {
     /// The process that it belongs to.
     pub(super) record: RecordId,
+    /// The thread that its process began with.
+    pub(super) is_leader: bool,
     pub(super) signals: ThreadSignals,
     /// set_tid_address(2): cleared and woken when the thread ends.
     pub(super) clear_child_tid: GuestAddr,
@@ -17,17 +20,39 @@ pub struct ThreadState {
     pub(super) robust_list: GuestAddr,
     /// What the call under way is for.
     pub(super) after: After,
+    /// RCX and R11 before it, which SYSCALL overwrites.
+    pub(super) before_call: [u64; 2],
+    /// What the kernel reads while it executes a program or makes a child for this thread.
+    pub(super) executing: Option<Box<Executing>>,
+    pub(super) cloning: Option<Box<CloneRequest>>,
 }
 
 impl ThreadState {
-    /// A thread of the process `record`.
-    pub(super) fn new(record: RecordId, signals: ThreadSignals) -> ThreadState {
+    /// Ends this process by the signal that this thread died of.
+    pub fn die_by(&self, signo: i32) -> ! {
+        self.signals.die_by(signo)
+    }
+
+    /// The first thread of the process `record`.
+    pub(super) fn leader(record: RecordId, signals: ThreadSignals) -> ThreadState {
         ThreadState {
             record,
+            is_leader: true,
             signals,
             clear_child_tid: GuestAddr(0),
             robust_list: GuestAddr(0),
             after: After::Return,
+            before_call: [0; 2],
+            executing: None,
+            cloning: None,
+        }
+    }
+
+    /// Another thread of the same process, made by this one.
+    pub(super) fn for_thread(&self) -> ThreadState {
+        ThreadState {
+            is_leader: false,
+            ..ThreadState::leader(self.record, self.signals.for_child(true))
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Temper owns, one file a family. Unknown numbers pass through with a log line.
 
 mod children;
+mod clone;
 mod descriptors;
 mod lifetime;
 mod limits;
@@ -21,6 +22,7 @@ use super::thread::ThreadState;
 use crate::addr::GuestAddr;
 use crate::guest::{CodeControl, EnvAction, Gpr, GuestMemory, HostCall, ThreadContext};
 use crate::host::syscall::{Errno, SyscallResult, decode, encode, raw};
+pub use clone::{CLEAR_SIGHAND, CloneRequest};
 pub use limits::MemoryLimits;
 use table::Family;
 
@@ -59,6 +61,12 @@ impl Call {
         }
     }
 
+    /// The calling thread's id.
+    fn own_tid(self) -> SyscallResult {
+        // SAFETY: asks only.
+        decode(unsafe { raw(Sysno::gettid.id() as u64, [0; 6]) })
+    }
+
     /// The kernel's own answer, with arguments that may differ from the guest's.
     fn pass(self, args: [u64; 6]) -> SyscallResult {
         // SAFETY: the guest's call on the guest's memory. Calls by which it could reach
@@ -72,6 +80,9 @@ enum Ending {
     Return(SyscallResult),
     /// The context is as it must be.
     Action(EnvAction),
+    /// Nothing was done: a signal came first, and after its handler the guest makes the
+    /// call again.
+    Again,
     /// A call that may block is to be made; other threads run meanwhile.
     Call {
         call: HostCall,
@@ -88,6 +99,8 @@ pub enum After {
     FileWritten(Sysno, Call),
     /// A wait of the signal calls.
     SignalWait,
+    /// An execve, which has failed if it returns.
+    Exec,
 }
 
 impl From<SyscallResult> for Ending {
@@ -101,6 +114,7 @@ impl From<Outcome> for Ending {
         match outcome {
             Outcome::Return(result) => decode(result).into(),
             Outcome::Action(action) => Ending::Action(action),
+            Outcome::Again => Ending::Again,
             Outcome::Call(call) => Ending::Call {
                 call,
                 after: After::SignalWait,
@@ -111,10 +125,10 @@ impl From<Outcome> for Ending {
 
 impl Process {
     /// The calls that may go out from assembly as things stand: a bit each.
-    pub fn pass_through_mask(&self, thread: &ThreadState) -> [u64; 8] {
+    pub fn pass_through_mask(&self) -> [u64; 8] {
         table::pass_through_mask(
             self.memory.space.code_exposure(),
-            self.records.of(thread).own_descriptor.is_held(),
+            self.records.any_own_descriptor(),
         )
     }
 
@@ -126,11 +140,12 @@ impl Process {
         code: &mut dyn CodeControl,
     ) -> EnvAction {
         let call = Call::of(ctx);
+        thread.before_call = [Gpr::Rcx, Gpr::R11].map(|reg| ctx.cpu.get(reg));
         // SYSCALL itself: Intel SDM volume 2.
         ctx.cpu.set(Gpr::Rcx, ctx.cpu.rip);
         ctx.cpu.set(Gpr::R11, ctx.cpu.rflags);
         let ending = self.carry_out(call, thread, ctx, code);
-        self.end_call(ending, thread, ctx)
+        self.end_call(ending, thread, ctx, code)
     }
 
     /// Goes on after the blocking call that [`Process::system_call`] asked for. `None`: it was
@@ -146,17 +161,19 @@ impl Process {
             (After::SignalWait, result) => self
                 .with_signals(thread, ctx, code, |signals| signals.call_returned(result))
                 .into(),
-            (After::Return | After::FileWritten(..), None) => {
-                ctx.cpu.rip = ctx.cpu.rip.wrapping_sub(SYSCALL_BYTES);
-                Ending::Action(EnvAction::Continue)
+            (After::Exec, result) => {
+                self.exec_failed(thread);
+                self.with_signals(thread, ctx, code, |signals| signals.after_failed_exec());
+                result.map_or(Ending::Again, |result| decode(result).into())
             }
+            (After::Return | After::FileWritten(..), None) => Ending::Again,
             (After::Return, Some(result)) => decode(result).into(),
             (After::FileWritten(sysno, call), Some(result)) => {
                 self.file_written(sysno, call, code);
                 decode(result).into()
             }
         };
-        self.end_call(ending, thread, ctx)
+        self.end_call(ending, thread, ctx, code)
     }
 
     fn end_call(
@@ -164,9 +181,10 @@ impl Process {
         ending: Ending,
         thread: &mut ThreadState,
         ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
     ) -> EnvAction {
         if self.memory.space.take_code_change() {
-            ctx.set_pass_through(self.pass_through_mask(thread));
+            code.set_pass_through(self.pass_through_mask());
         }
         match ending {
             Ending::Return(result) => {
@@ -174,6 +192,13 @@ impl Process {
                 EnvAction::Continue
             }
             Ending::Action(action) => action,
+            Ending::Again => {
+                let [rcx, r11] = thread.before_call;
+                ctx.cpu.set(Gpr::Rcx, rcx);
+                ctx.cpu.set(Gpr::R11, r11);
+                ctx.cpu.rip = ctx.cpu.rip.wrapping_sub(SYSCALL_BYTES);
+                EnvAction::Continue
+            }
             Ending::Call { call, after } => {
                 thread.after = after;
                 EnvAction::Call(call)
@@ -215,8 +240,8 @@ impl Process {
             Family::Memory => self.memory_call(sysno, call, code).into(),
             Family::Paths => self.path_call(sysno, call, thread),
             Family::Signals => self.signal_call(call, thread, ctx, code),
-            Family::Children => self.child_call(sysno, call, thread).into(),
-            Family::Lifetime => self.lifetime_call(sysno, call, thread),
+            Family::Children => self.child_call(sysno, call, thread, ctx, code),
+            Family::Lifetime => self.lifetime_call(sysno, call, thread, ctx, code),
             Family::Modes => self.mode_call(sysno, call, thread, ctx, code).into(),
             Family::Limits => self.limit_call(sysno, call, thread).into(),
             Family::Descriptors => self.descriptor_call(sysno, call, thread),
@@ -270,7 +295,12 @@ impl Process {
     }
 
     /// Writes to guest memory as the kernel would.
-    fn put(&mut self, addr: u64, bytes: &[u8], code: &mut dyn CodeControl) -> Result<(), Errno> {
+    pub(super) fn put(
+        &mut self,
+        addr: u64,
+        bytes: &[u8],
+        code: &mut dyn CodeControl,
+    ) -> Result<(), Errno> {
         let start = GuestAddr(addr);
         let end = GuestAddr(addr.saturating_add(bytes.len() as u64));
         self.memory.space.prepare_write(start..end, code);
