@@ -19,8 +19,8 @@ const CELL_COUNT: usize = 1 << 18;
 const FIRST_PERIOD: i32 = 4096;
 const MAX_PERIOD: i32 = 1 << 20;
 /// All heads together are counted at most once in so many TSC cycles: a count costs some
-/// four. A head beyond that isn't counted any more.
-const MIN_CYCLES: u64 = 500;
+/// ten. A head beyond that isn't counted any more.
+const MIN_CYCLES: u64 = 1500;
 /// TSC cycles between bursts, at least (some 20 ms) and at most.
 const BURST_INTERVAL: u64 = 50_000_000;
 const MAX_BURST_INTERVAL: u64 = 100 * BURST_INTERVAL;
