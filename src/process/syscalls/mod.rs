@@ -165,7 +165,7 @@ impl Process {
                 .with_signals(thread, ctx, code, |signals| signals.call_returned(result))
                 .into(),
             (After::Exec, result) => {
-                self.exec_failed(thread);
+                self.exec_failed(result, thread);
                 self.with_signals(thread, ctx, code, |signals| signals.after_failed_exec());
                 result.map_or_else(|| Ending::again(ctx), |result| decode(result).into())
             }
