@@ -65,6 +65,17 @@ pub enum EnvAction {
     Abort,
 }
 
+/// What became of a request to watch code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Watched {
+    /// It can't have changed unnoticed since before the request.
+    Already,
+    /// It is watched from now on; another thread may have written to it just before.
+    Newly,
+    /// It changes too often to be worth translating.
+    Refused,
+}
+
 /// A system call to be made in the host.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct HostCall {
@@ -124,6 +135,5 @@ pub trait GuestEnv {
 
     /// Code in `range` is about to be predecoded or translated: from now on the
     /// surroundings must report changes to it (for writable pages by write-protecting them).
-    /// False: the range changes too often to be worth translating.
-    fn watch_code(&mut self, range: Range<GuestAddr>) -> bool;
+    fn watch_code(&mut self, range: Range<GuestAddr>) -> Watched;
 }

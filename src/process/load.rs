@@ -132,10 +132,9 @@ impl Process {
             notices: Notices::default(),
             own_descriptor: OwnDescriptor::new(options.own_descriptor),
             threads: 1,
-            leader_status: None,
         };
         let process = Process::new(memory, alias, record);
-        let thread = ThreadState::leader(RecordId::FIRST, ThreadSignals::new(inherited.mask));
+        let thread = ThreadState::new(RecordId::FIRST, ThreadSignals::new(inherited.mask));
         let start = Start {
             entry,
             stack: layout.pointer,
