@@ -8,7 +8,9 @@ use iced_x86::code_asm::*;
 use temper::addr::{GuestAddr, HostAddr};
 use temper::engine::Code;
 use temper::engine::{Engine, GuestThread, Outcome, Settings, Tier, World};
-use temper::guest::{CodeControl, EnvAction, Gpr, GuestEnv, GuestTrap, ThreadContext, Watched};
+use temper::guest::{
+    CallsInFlight, CodeControl, EnvAction, Gpr, GuestEnv, GuestTrap, ThreadContext, Watched,
+};
 use temper::host::DualMap;
 use temper::native::IdentityMemory;
 use temper::profile::Profile;
@@ -75,7 +77,7 @@ impl GuestEnv for Bare {
         EnvAction::Continue
     }
 
-    fn watch_code(&mut self, _: Range<GuestAddr>) -> Watched {
+    fn watch_code(&mut self, _: Range<GuestAddr>, _: &dyn CallsInFlight) -> Watched {
         Watched::Already
     }
 }

@@ -6,11 +6,12 @@ use super::host_signals::Host;
 use super::memory::{FAULT_FETCH, FAULT_WRITE, ProcessMemory, SEGV_ACCERR, SEGV_MAPERR};
 use super::notice::Notice;
 use super::signals::{Signals, signal_for};
+use super::syscalls::may_write;
 use super::thread::ThreadState;
 use super::{Process, vdso};
 use crate::addr::GuestAddr;
 use crate::guest::{
-    CodeControl, EnvAction, GuestEnv, GuestTrap, MemoryFault, ThreadContext, Watched,
+    CallsInFlight, CodeControl, EnvAction, GuestEnv, GuestTrap, MemoryFault, ThreadContext, Watched,
 };
 use crate::native::IdentityMemory;
 
@@ -98,8 +99,12 @@ impl GuestEnv for Process {
         self.with_signals(thread, ctx, code, |signals| signals.deliver_pending())
     }
 
-    fn watch_code(&mut self, range: Range<GuestAddr>) -> Watched {
-        self.memory.space.watch_code(range)
+    fn watch_code(&mut self, range: Range<GuestAddr>, calls: &dyn CallsInFlight) -> Watched {
+        let (memory, space) = self.memory.parts();
+        space.watch_code(range, &mut |page| {
+            let calls = calls.calls();
+            calls.iter().any(|call| may_write(call, page, memory))
+        })
     }
 }
 

@@ -19,7 +19,7 @@ use super::Process;
 use super::address_space::file_key;
 use super::signals::Outcome;
 use super::thread::ThreadState;
-use crate::addr::GuestAddr;
+use crate::addr::{GuestAddr, PAGE_SIZE};
 use crate::guest::{CodeControl, EnvAction, Gpr, GuestMemory, HostCall, ThreadContext};
 use crate::host::syscall::{Errno, SyscallResult, decode, encode, raw};
 pub use limits::MemoryLimits;
@@ -60,6 +60,12 @@ impl Call {
         }
     }
 
+    /// The guest is to make the call again: something that is pending comes first.
+    fn repeat(self, ctx: &mut ThreadContext) -> Ending {
+        ctx.cpu.rip = ctx.cpu.rip.wrapping_sub(SYSCALL_BYTES);
+        Ending::Action(EnvAction::Continue)
+    }
+
     /// The calling thread's id.
     fn own_tid(self) -> SyscallResult {
         // SAFETY: asks only.
@@ -72,6 +78,19 @@ impl Call {
         // Temper's memory or state are carried out elsewhere in this module.
         decode(unsafe { raw(u64::from(self.number), args) })
     }
+}
+
+/// Whether a call under way may write to `page`.
+pub fn may_write(call: &HostCall, page: GuestAddr, memory: &mut impl GuestMemory) -> bool {
+    let sysno = Sysno::new(call.number as u32 as usize);
+    if sysno.map(table::family) == Some(Family::PassThroughSilent) {
+        return false;
+    }
+    let end = page.offset(PAGE_SIZE as i64);
+    let ranges = outputs::ranges(sysno, &call.args, memory);
+    ranges
+        .iter()
+        .any(|range| range.start < end && page < range.end)
 }
 
 /// How a call ended.
@@ -153,10 +172,7 @@ impl Process {
             (After::SignalWait, result) => self
                 .with_signals(thread, ctx, code, |signals| signals.call_returned(result))
                 .into(),
-            (After::Return | After::FileWritten(..), None) => {
-                ctx.cpu.rip = ctx.cpu.rip.wrapping_sub(SYSCALL_BYTES);
-                Ending::Action(EnvAction::Continue)
-            }
+            (After::Return | After::FileWritten(..), None) => Call::of(ctx).repeat(ctx),
             (After::Return, Some(result)) => decode(result).into(),
             (After::FileWritten(sysno, call), Some(result)) => {
                 self.file_written(sysno, call, code);
@@ -224,7 +240,7 @@ impl Process {
             Family::Paths => self.path_call(sysno, call, thread),
             Family::Signals => self.signal_call(call, thread, ctx, code),
             Family::Children => self.child_call(sysno, call, thread, ctx, code).into(),
-            Family::Lifetime => self.lifetime_call(sysno, call, thread, code),
+            Family::Lifetime => self.lifetime_call(sysno, call, thread, ctx, code),
             Family::Modes => self.mode_call(sysno, call, thread, ctx, code).into(),
             Family::Limits => self.limit_call(sysno, call, thread).into(),
             Family::Descriptors => self.descriptor_call(sysno, call, thread),
