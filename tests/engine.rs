@@ -7,6 +7,7 @@ use iced_x86::code_asm::*;
 
 use temper::addr::{GuestAddr, HostAddr};
 use temper::engine::Code;
+use temper::engine::host_signals::SignalStack;
 use temper::engine::{Engine, GuestThread, Outcome, Settings, Tier, World};
 use temper::guest::{
     CallsInFlight, CodeControl, EnvAction, Gpr, GuestEnv, GuestTrap, ThreadContext, Watched,
@@ -199,6 +200,9 @@ fn run(
     )
     .expect("an engine");
     let world = World::new(engine, env);
+    let _stack = SignalStack::new()
+        .expect("a stack for signals")
+        .make_current();
     let (held, outcome) = world.run(&mut thread);
     (outcome, held.env.trap, held.engine.stats.clone())
 }

@@ -17,6 +17,7 @@ mod special;
 #[path = "../support/mod.rs"]
 mod support;
 mod text;
+mod threads;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         languages::cases(),
         compilers::cases(),
         sources::cases(),
+        threads::cases(),
     ];
     let mut trials = special::trials();
     for case in cases.into_iter().flatten().map(Arc::new) {
