@@ -18,6 +18,7 @@ mod special;
 #[path = "../support/mod.rs"]
 mod support;
 mod text;
+mod threads;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         compilers::cases(),
         sources::cases(),
         children::cases(),
+        threads::cases(),
     ];
     let mut trials = special::trials();
     for case in cases.into_iter().flatten().map(Arc::new) {
