@@ -19,6 +19,7 @@ mod special;
 #[path = "../support/mod.rs"]
 mod support;
 mod text;
+mod threads;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         sources::cases(),
         children::cases(),
         signals::cases(),
+        threads::cases(),
     ];
     let mut trials = special::trials();
     for case in cases.into_iter().flatten().map(Arc::new) {
