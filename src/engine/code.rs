@@ -155,7 +155,8 @@ impl<M: GuestMemory> CodeControl for Code<M> {
     }
 
     fn set_pass_through(&mut self, mask: [u64; 8]) {
-        self.threads.set_pass_through(mask);
-        self.stop();
+        if self.threads.set_pass_through(mask) {
+            self.stop();
+        }
     }
 }

@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use super::code::Code;
 use super::lockstep::Prepared;
-use super::promote::{describe, promote};
+use super::promote::{decode_watched, describe, promote};
 use super::stats::Stats;
 use super::world::GuestThread;
 use super::{Settings, Tier, entry, host_signals, lockstep};
 use crate::addr::{GuestAddr, HostAddr};
 use crate::codecache::{LATE_ENTRY_BYTES, MAP_REACH};
-use crate::decode::{BlockEnd, Decoder, MAX_BLOCK_INSTRUCTIONS};
+use crate::decode::{Block, BlockEnd, Decoder, MAX_BLOCK_INSTRUCTIONS};
 use crate::guest::{
     EnvAction, ExitKind, FarTarget, GuestEnv, GuestTrap, ThreadContext, far_index, flags,
 };
@@ -74,6 +74,8 @@ impl<E: GuestEnv> Engine<E> {
 
     /// Completes the statistics at the guest's end.
     pub fn complete_stats(&mut self) {
+        // Of threads that are still there; those that ended are in already.
+        self.stats.syscalls.passed += self.code.threads.syscalls_passed();
         let cache = self.code.cache.stats;
         self.stats.blocks.links = cache.links;
         self.stats.cache.capacity_bytes = self.settings.cache_bytes as u64;
@@ -206,14 +208,13 @@ impl<E: GuestEnv> Engine<E> {
             Some(prepared) => prepared,
             None => {
                 let decoder = self.code.decoder;
-                let block = match decoder.block(env.memory(), pc) {
-                    Ok(block) => block,
+                let mut block = Block::default();
+                match decode_watched(&decoder, &self.code.threads, env, pc, &mut block) {
+                    Ok(true) => {}
+                    Ok(false) => return self.interpret(thread, env, pc, false),
                     Err(trap) => {
                         return env.trap(&mut thread.own, &mut thread.ctx, trap, &mut self.code);
                     }
-                };
-                if !env.watch_code(block.range()) {
-                    return self.interpret(thread, env, pc, false);
                 }
                 let prepared = Rc::new(Prepared::new(block, &decoder, &mut self.stubs));
                 self.code.prepared.insert(pc, Rc::clone(&prepared));
@@ -475,10 +476,7 @@ impl<E: GuestEnv> Engine<E> {
             return Ok(Some((id, false)));
         }
         let block = &mut self.code.scratch;
-        self.code
-            .decoder
-            .block_into(env.memory(), pc, MAX_BLOCK_INSTRUCTIONS, block)?;
-        if !env.watch_code(block.range()) {
+        if !decode_watched(&self.code.decoder, &self.code.threads, env, pc, block)? {
             return Ok(None);
         }
         if self.settings.dump.blocks {

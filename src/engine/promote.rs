@@ -6,9 +6,10 @@ use std::fmt::Write as _;
 
 use super::Settings;
 use super::code::Code;
+use super::threads::Threads;
 use crate::addr::GuestAddr;
-use crate::decode::{Block, MAX_BLOCK_INSTRUCTIONS};
-use crate::guest::GuestEnv;
+use crate::decode::{Block, Decoder, MAX_BLOCK_INSTRUCTIONS};
+use crate::guest::{GuestEnv, GuestTrap, Watched};
 use crate::profile::Tier;
 use crate::translate::{self, Plan, TranslateError, Translator};
 
@@ -72,8 +73,16 @@ impl<E: GuestEnv> Plan for Follow<'_, E> {
         }
         std::mem::swap(&mut self.looked_at, into);
         self.looked_at.len = 0;
-        if !self.env.watch_code(into.range()) {
-            return false;
+        let decoder = self.code.decoder;
+        match self.env.watch_code(into.range(), &self.code.threads) {
+            Watched::Already => {}
+            Watched::Newly => {
+                match decode_watched(&decoder, &self.code.threads, self.env, addr, into) {
+                    Ok(true) => {}
+                    Ok(false) | Err(_) => return false,
+                }
+            }
+            Watched::Refused => return false,
         }
         if self.dump {
             eprintln!("{}", describe(into));
@@ -120,6 +129,29 @@ impl<E: GuestEnv> Plan for Follow<'_, E> {
             counters.cell(addr)
         } else {
             None
+        }
+    }
+}
+
+/// Decodes the block at `pc` as it will stay until the surroundings report a change. False:
+/// it changes too often for that.
+///
+/// # Errors
+/// The trap of fetching or decoding.
+pub(super) fn decode_watched<E: GuestEnv>(
+    decoder: &Decoder,
+    threads: &Threads,
+    env: &mut E,
+    pc: GuestAddr,
+    into: &mut Block,
+) -> Result<bool, GuestTrap> {
+    loop {
+        decoder.block_into(env.memory(), pc, MAX_BLOCK_INSTRUCTIONS, into)?;
+        match env.watch_code(into.range(), threads) {
+            Watched::Already => return Ok(true),
+            // Another thread may have changed it between the two.
+            Watched::Newly => {}
+            Watched::Refused => return Ok(false),
         }
     }
 }

@@ -281,7 +281,9 @@ impl DualMap {
                     }
                 };
                 show(self.write.cast(), libc::PROT_READ | libc::PROT_WRITE)?;
-                show(self.exec.0 as *mut _, libc::PROT_READ | libc::PROT_EXEC)
+                show(self.exec.0 as *mut _, libc::PROT_READ | libc::PROT_EXEC)?;
+                self.leave_out_of_core_files();
+                Ok(())
             }
             DualMapCopy::Anonymous(copy) => {
                 let copy = std::mem::ManuallyDrop::new(copy);

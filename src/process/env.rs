@@ -7,11 +7,13 @@ use super::memory::{FAULT_FETCH, FAULT_WRITE, ProcessMemory, SEGV_ACCERR, SEGV_M
 use super::notice::Notice;
 use super::share::end_sharing_child;
 use super::signals::{Signals, signal_for};
+use super::syscalls::may_write;
 use super::thread::ThreadState;
 use super::{Process, vdso};
 use crate::addr::{GuestAddr, HostAddr};
 use crate::guest::{
-    CodeControl, EnvAction, GuestEnv, GuestTrap, HostCall, MemoryFault, ThreadContext,
+    CallsInFlight, CodeControl, EnvAction, GuestEnv, GuestTrap, HostCall, MemoryFault,
+    ThreadContext, Watched,
 };
 use crate::native::IdentityMemory;
 
@@ -144,8 +146,12 @@ impl GuestEnv for Process {
         self.sharing_child_left(thread, ctx, code, child, result)
     }
 
-    fn watch_code(&mut self, range: Range<GuestAddr>) -> bool {
-        self.memory.space.watch_code(range)
+    fn watch_code(&mut self, range: Range<GuestAddr>, calls: &dyn CallsInFlight) -> Watched {
+        let (memory, space) = self.memory.parts();
+        space.watch_code(range, &mut |page| {
+            let calls = calls.calls();
+            calls.iter().any(|call| may_write(call, page, memory))
+        })
     }
 }
 

@@ -151,11 +151,10 @@ impl Process {
             is_child: false,
             shares_memory: false,
             threads: 1,
-            leader_status: None,
         };
         let process = Process::new(memory, alias, record);
         let mask = kept.map_or(inherited.mask, |kept| kept.mask);
-        let thread = ThreadState::leader(RecordId::FIRST, ThreadSignals::new(mask));
+        let thread = ThreadState::new(RecordId::FIRST, ThreadSignals::new(mask));
         let start = Start {
             entry,
             stack: layout.pointer,

@@ -7,7 +7,8 @@
 //! itself), what belongs to one process among them ([`ProcessRecord`]), and what belongs to
 //! one thread ([`ThreadState`]). The calling thread's comes to every method as `thread`.
 //!
-//! Not here yet: child processes (their calls fail with a notice).
+//! Programs that the guest executes ([`exec`]) and its children ([`fork`], [`share`]) run
+//! under Temper too.
 //!
 //! [`GuestEnv`]: crate::guest::GuestEnv
 

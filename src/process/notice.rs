@@ -15,6 +15,8 @@ pub enum Notice {
     Unsupported { call: &'static str, errno: i32 },
     /// A program that the kernel would execute and Temper can't; the error names it.
     Refused(String),
+    /// Temper can't find its own program to execute.
+    ProgramLost,
     /// INT 0x80, the 32-bit system call instruction.
     Interrupt80 { at: u64 },
     /// An instruction that no tier can execute.
@@ -44,6 +46,10 @@ fn text(notice: &Notice) -> String {
             Errno(*errno)
         ),
         Notice::Refused(error) => format!("temper: {error}"),
+        Notice::ProgramLost => {
+            "temper: execve needs /proc/self/exe, which isn't here (in a chroot, mount /proc)"
+                .into()
+        }
         Notice::Interrupt80 { at } => {
             let at = GuestAddr(*at);
             format!("temper: int 0x80 (32-bit system calls) at {at} is not supported")

@@ -24,8 +24,6 @@ pub struct ProcessRecord {
     pub shares_memory: bool,
     /// Threads that haven't ended.
     pub threads: usize,
-    /// The status of the first thread, if it has ended.
-    pub leader_status: Option<i32>,
 }
 
 /// Names a process among those of one address space.

@@ -11,8 +11,6 @@ use crate::addr::GuestAddr;
 pub struct ThreadState {
     /// The process that it belongs to.
     pub(super) record: RecordId,
-    /// The thread that its process began with.
-    pub(super) is_leader: bool,
     pub(super) signals: ThreadSignals,
     /// set_tid_address(2): cleared and woken when the thread ends.
     pub(super) clear_child_tid: GuestAddr,
@@ -34,10 +32,9 @@ impl ThreadState {
     }
 
     /// The first thread of the process `record`.
-    pub(super) fn leader(record: RecordId, signals: ThreadSignals) -> ThreadState {
+    pub(super) fn new(record: RecordId, signals: ThreadSignals) -> ThreadState {
         ThreadState {
             record,
-            is_leader: true,
             signals,
             clear_child_tid: GuestAddr(0),
             robust_list: GuestAddr(0),
@@ -50,9 +47,6 @@ impl ThreadState {
 
     /// Another thread of the same process, made by this one.
     pub(super) fn for_thread(&self) -> ThreadState {
-        ThreadState {
-            is_leader: false,
-            ..ThreadState::leader(self.record, self.signals.for_child(true))
-        }
+        ThreadState::new(self.record, self.signals.for_child(true))
     }
 }

@@ -13,11 +13,13 @@ mod files;
 mod fixture;
 mod languages;
 mod modes;
+mod signals;
 mod sources;
 mod special;
 #[path = "../support/mod.rs"]
 mod support;
 mod text;
+mod threads;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -34,6 +36,8 @@ fn main() -> ExitCode {
         compilers::cases(),
         sources::cases(),
         children::cases(),
+        signals::cases(),
+        threads::cases(),
     ];
     let mut trials = special::trials();
     for case in cases.into_iter().flatten().map(Arc::new) {

@@ -120,7 +120,13 @@ impl Process {
     }
 
     /// The call came back: all is as before it.
-    pub(super) fn exec_failed(&mut self, thread: &mut ThreadState) {
+    pub(super) fn exec_failed(&mut self, result: Option<i64>, thread: &mut ThreadState) {
+        // What the guest asked for could be executed, so this is about Temper's own program.
+        let is_lost = |errno| matches!(errno, libc::ENOENT | libc::ENOTDIR | libc::EACCES);
+        if result.is_some_and(|result| is_lost(-result as i32)) {
+            let notices = &mut self.records.of_mut(thread).notices;
+            notices.give(Notice::ProgramLost);
+        }
         if let Some(executing) = thread.executing.take() {
             self.survive_exec(&executing, false, thread);
             let args = [executing.file as u64, 0, 0, 0, 0, 0];

@@ -19,7 +19,7 @@ use super::Process;
 use super::address_space::file_key;
 use super::signals::Outcome;
 use super::thread::ThreadState;
-use crate::addr::GuestAddr;
+use crate::addr::{GuestAddr, PAGE_SIZE};
 use crate::guest::{CodeControl, EnvAction, Gpr, GuestMemory, HostCall, ThreadContext};
 use crate::host::syscall::{Errno, SyscallResult, decode, encode, raw};
 pub use clone::{CLEAR_SIGHAND, CloneRequest};
@@ -73,6 +73,19 @@ impl Call {
         // Temper's memory or state are carried out elsewhere in this module.
         decode(unsafe { raw(u64::from(self.number), args) })
     }
+}
+
+/// Whether a call under way may write to `page`.
+pub fn may_write(call: &HostCall, page: GuestAddr, memory: &mut impl GuestMemory) -> bool {
+    let sysno = Sysno::new(call.number as u32 as usize);
+    if sysno.map(table::family) == Some(Family::PassThroughSilent) {
+        return false;
+    }
+    let end = page.offset(PAGE_SIZE as i64);
+    let ranges = outputs::ranges(sysno, &call.args, memory);
+    ranges
+        .iter()
+        .any(|range| range.start < end && page < range.end)
 }
 
 /// How a call ended.
@@ -162,7 +175,7 @@ impl Process {
                 .with_signals(thread, ctx, code, |signals| signals.call_returned(result))
                 .into(),
             (After::Exec, result) => {
-                self.exec_failed(thread);
+                self.exec_failed(result, thread);
                 self.with_signals(thread, ctx, code, |signals| signals.after_failed_exec());
                 result.map_or(Ending::Again, |result| decode(result).into())
             }
