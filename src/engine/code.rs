@@ -109,4 +109,8 @@ impl<M: GuestMemory> CodeControl for Code<M> {
             }
         }
     }
+
+    fn finish_workers(&mut self) {
+        self.profile.finish_timed_save();
+    }
 }

@@ -17,4 +17,6 @@ impl CodeControl for Deferred {
     fn executable_mapped(&mut self, _: Range<GuestAddr>) {}
 
     fn module_mapped(&mut self, _: Range<GuestAddr>, _: &Path, _: u64) {}
+
+    fn finish_workers(&mut self) {}
 }

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
+use super::Process;
 use super::host_signals::Host;
 use super::memory::{FAULT_FETCH, FAULT_WRITE, ProcessMemory, SEGV_ACCERR, SEGV_MAPERR};
 use super::notice::Notice;
 use super::signals::{Signals, signal_for};
-use super::{Process, vdso};
 use crate::addr::GuestAddr;
 use crate::guest::{CodeControl, EnvAction, GuestEnv, GuestTrap, MemoryFault, ThreadContext};
 use crate::native::IdentityMemory;
@@ -41,9 +41,9 @@ impl GuestEnv for Process {
                 return EnvAction::Continue;
             }
             if fault.error_code & FAULT_FETCH != 0
-                && vdso::emulate_vsyscall(ctx, self.memory.parts().0)
+                && let Some(action) = self.vsyscall(ctx, code)
             {
-                return EnvAction::Continue;
+                return action;
             }
             self.as_the_guest_sees_it(fault);
         }

@@ -20,12 +20,14 @@ mod load;
 mod memory;
 mod notice;
 mod procfs;
+pub mod seccomp;
 pub mod signals;
 mod stack;
 #[cfg(test)]
 mod stack_tests;
 mod syscalls;
 mod vdso;
+mod vsyscall;
 
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
@@ -38,6 +40,7 @@ use identity::Identity;
 pub use load::{LoadOptions, Start};
 pub use memory::ProcessMemory;
 use notice::Notices;
+use seccomp::Seccomp;
 use signals::{Dispositions, Inherited, ThreadSignals};
 
 use crate::addr::GuestAddr;
@@ -77,6 +80,7 @@ struct ThreadState {
     clear_child_tid: GuestAddr,
     /// set_robust_list(2).
     robust_list: GuestAddr,
+    seccomp: Seccomp,
 }
 
 /// Executable memory that comes from a file: what profiles name code by.
@@ -105,6 +109,7 @@ impl Process {
                 signals: ThreadSignals::new(inherited.mask),
                 clear_child_tid: GuestAddr(0),
                 robust_list: GuestAddr(0),
+                seccomp: Seccomp::default(),
             },
             memory_limits: MemoryLimits::default(),
             notices: Notices::default(),

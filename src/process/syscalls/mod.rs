@@ -3,6 +3,7 @@
 //! Temper owns, one file a family. Unknown numbers pass through with a log line.
 
 mod children;
+mod credentials;
 mod descriptors;
 mod lifetime;
 mod limits;
@@ -10,7 +11,9 @@ mod memory;
 mod modes;
 mod outputs;
 mod paths;
+mod seccomp;
 mod table;
+mod tracers;
 
 use ::syscalls::Sysno;
 
@@ -85,10 +88,12 @@ impl From<SyscallResult> for Ending {
 impl Process {
     /// The calls that may go out from assembly as things stand: a bit each.
     pub fn pass_through_mask(&self) -> [u64; 8] {
-        table::pass_through_mask(
+        let passes = table::pass_through_mask(
             self.memory.space.code_exposure(),
             self.own_descriptor.is_held(),
-        )
+        );
+        let allowed = self.thread.seccomp.allows();
+        std::array::from_fn(|at| passes[at] & allowed[at])
     }
 
     /// Carries out the system call in `ctx`, whose RIP is already after it.
@@ -101,7 +106,9 @@ impl Process {
         // SYSCALL itself: Intel SDM volume 2.
         ctx.cpu.set(Gpr::Rcx, ctx.cpu.rip);
         ctx.cpu.set(Gpr::R11, ctx.cpu.rflags);
-        let ending = self.carry_out(call, ctx, code);
+        let ending = self
+            .filter_call(call, ctx, code)
+            .unwrap_or_else(|| self.carry_out(call, ctx, code));
         if self.memory.space.take_code_change() {
             ctx.pass_through = self.pass_through_mask();
         }
@@ -150,6 +157,8 @@ impl Process {
             Family::Modes => self.mode_call(sysno, call, ctx, code).into(),
             Family::Limits => self.limit_call(sysno, call).into(),
             Family::Descriptors => self.descriptor_call(sysno, call, ctx),
+            Family::Credentials => credentials::carry_out(call, ctx, code),
+            Family::Tracing => self.tracing_call(sysno, call, ctx),
         }
     }
 

@@ -3,6 +3,7 @@
 use ::syscalls::Sysno;
 
 use super::Call;
+use super::credentials::is_credential_option;
 use crate::guest::{CodeControl, ThreadContext};
 use crate::host::syscall::{Errno, SyscallResult};
 use crate::process::Process;
@@ -47,8 +48,8 @@ impl Process {
         match sysno {
             Sysno::arch_prctl => self.arch_prctl(call, ctx, code),
             Sysno::personality => self.set_personality(call),
-            Sysno::prctl => self.prctl(sysno, call),
-            Sysno::seccomp => self.not_supported(sysno, libc::EINVAL),
+            Sysno::prctl => self.prctl(call, ctx, code),
+            Sysno::seccomp => self.seccomp_call(call, ctx),
             // rseq and map_shadow_stack: as on a kernel without them.
             _ => Err(Errno(libc::ENOSYS)),
         }
@@ -97,7 +98,12 @@ impl Process {
         }
     }
 
-    fn prctl(&mut self, sysno: Sysno, call: Call) -> SyscallResult {
+    fn prctl(
+        &mut self,
+        call: Call,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+    ) -> SyscallResult {
         let [option, first, second, third, ..] = call.args;
         match option as u32 as u64 {
             PR_SET_SYSCALL_USER_DISPATCH => Err(Errno(libc::EINVAL)),
@@ -105,7 +111,8 @@ impl Process {
             PR_SET_MDWE => Err(Errno(libc::EINVAL)),
             PR_SET_VMA if !self.memory.space.is_guests(second, third) => Err(Errno(libc::ENOMEM)),
             option => match i32::try_from(option) {
-                Ok(libc::PR_SET_SECCOMP) => self.not_supported_as("prctl(PR_SET_SECCOMP)"),
+                Ok(libc::PR_SET_SECCOMP) => self.seccomp_prctl(first, second, ctx),
+                Ok(libc::PR_GET_SECCOMP) => self.seccomp_mode(),
                 Ok(libc::PR_SET_TSC) if first != libc::PR_TSC_ENABLE as u64 => {
                     Err(Errno(libc::EINVAL))
                 }
@@ -118,21 +125,13 @@ impl Process {
                     // The break, the code and the file are Temper's to the kernel.
                     _ => Err(Errno(libc::EPERM)),
                 },
-                _ => {
-                    debug_assert_eq!(sysno, Sysno::prctl);
+                Ok(option) if is_credential_option(option) => {
+                    code.finish_workers();
                     call.pass(call.args)
                 }
+                _ => call.pass(call.args),
             },
         }
-    }
-
-    fn not_supported_as(&mut self, name: &'static str) -> SyscallResult {
-        self.notices
-            .give(crate::process::notice::Notice::Unsupported {
-                call: name,
-                errno: libc::EINVAL,
-            });
-        Err(Errno(libc::EINVAL))
     }
 
     /// READ_IMPLIES_EXEC stays Temper's matter: the host's mappings aren't executable.

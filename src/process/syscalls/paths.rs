@@ -105,7 +105,8 @@ impl Process {
             return call.pass(call.args);
         }
         let (memory, space) = self.memory.parts();
-        match procfs::contents(file, space.map(), &self.identity, memory) {
+        let seccomp = &self.thread.seccomp;
+        match procfs::contents(file, space.map(), &self.identity, seccomp, memory) {
             Some(contents) => procfs::serve(file, &contents, flags & libc::O_CLOEXEC != 0),
             None => call.pass(call.args),
         }
