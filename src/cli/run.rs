@@ -14,11 +14,13 @@ use super::failure::{Failure, STATUS_OWN};
 use super::options::{Developer, DumpStage, MaxTier, ProfileStore, RunOptions};
 use super::stats;
 use crate::engine::stats::Stats;
-use crate::engine::{Dump, Engine, Outcome, PROMOTE_AFTER, Settings, Tier};
+use crate::engine::{
+    Dump, Engine, GuestThread, Outcome, PROMOTE_AFTER, Settings, Shared, Tier, World,
+};
 use crate::guest::ThreadContext;
 use crate::host::{Features, Ignored, probe};
 use crate::process::signals::die_by;
-use crate::process::{LoadOptions, Process};
+use crate::process::{LoadOptions, Loaded, Process};
 use crate::profile::{Profile, Store};
 
 /// Runs the guest to its end and gives its exit status. A guest that dies by a signal
@@ -47,13 +49,16 @@ pub fn run_program(options: RunOptions) -> Result<i32, Failure> {
             name
         })
         .collect();
-    let (mut process, start) =
-        Process::load(load, &options.program, options.argv.clone(), &environment).map_err(
-            |error| Failure {
-                status: error.exit_status(),
-                message: error.to_string(),
-            },
-        )?;
+    let Loaded {
+        process,
+        thread,
+        start,
+    } = Process::load(load, &options.program, options.argv.clone(), &environment).map_err(
+        |error| Failure {
+            status: error.exit_status(),
+            message: error.to_string(),
+        },
+    )?;
     let profile = Profile::new(open_store(&options.profile));
     let settings = engine_settings(&options);
     let mut engine = Engine::new(settings, process.decoder(), profile).map_err(|error| {
@@ -63,15 +68,21 @@ pub fn run_program(options: RunOptions) -> Result<i32, Failure> {
         ))
     })?;
     process.announce_code(&mut engine.code);
-    let mut ctx = Box::<ThreadContext>::default();
-    start.apply(&mut ctx);
+    let mut thread = GuestThread::new(ThreadContext::default(), thread);
+    start.apply(&mut thread.ctx);
 
-    let outcome = engine.run(&mut ctx, &mut process);
+    let world = World::new(engine, process);
+    let (mut held, outcome) = world.run(&mut thread);
+    let Shared {
+        engine,
+        env: process,
+    } = &mut *held;
 
-    let console = process.own_descriptor();
+    engine.complete_stats();
+    let console = process.own_descriptor(&thread.own);
     // A limit on the size of files is met by an error, not by a death that isn't the guest's.
     let limited = Ignored::new(libc::SIGXFSZ);
-    save_profile(&mut engine, &options, console);
+    save_profile(engine, &options, console);
     engine.stats.seconds = started.elapsed().as_secs_f64();
     engine.stats.memory.peak_bytes = probe::peak_memory();
     let counts = process.counts();
@@ -82,7 +93,7 @@ pub fn run_program(options: RunOptions) -> Result<i32, Failure> {
     drop(limited);
     process.finish();
     match outcome {
-        Outcome::Exit(status) => reported.map(|()| status),
+        Outcome::Exit(status) | Outcome::ThreadExit(status) => reported.map(|()| status),
         Outcome::Killed(signo) => die_by(signo),
         Outcome::Aborted => Ok(i32::from(STATUS_OWN)),
     }

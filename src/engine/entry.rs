@@ -290,7 +290,7 @@ temper_syscall_leave:
 );
 
 unsafe extern "C" {
-    fn temper_enter(ctx: *mut ThreadContext);
+    fn temper_enter(ctx: *mut libc::c_void);
     fn temper_enter_window();
     fn temper_enter_end();
     fn temper_not_entered();
@@ -362,7 +362,7 @@ pub(super) fn prepare(ctx: &mut ThreadContext) {
 pub(super) unsafe fn enter(ctx: &mut ThreadContext, entry: HostAddr) -> ExitKind {
     ctx.entry = entry.0;
     // SAFETY: the caller's promise; the routine keeps every callee-saved register.
-    unsafe { temper_enter(ctx) };
+    unsafe { temper_enter(std::ptr::from_mut(ctx).cast()) };
     match ctx.exit_kind {
         0 => ExitKind::Untranslated,
         1 => ExitKind::Indirect,

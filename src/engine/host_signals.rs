@@ -11,11 +11,12 @@
 //! delivered it (they set the mask then), so one record a thread is enough.
 
 use std::io;
+use std::sync::atomic::Ordering;
 
 use super::entry;
 use crate::addr::HostAddr;
 use crate::codecache::{ARENA_BASE, ARENA_LIMIT};
-use crate::guest::{ExitKind, FaultRecord, ThreadContext, offsets};
+use crate::guest::{ExitKind, FaultRecord, ThreadContext, offsets, pending};
 use crate::host::syscall;
 use crate::native;
 
@@ -185,7 +186,7 @@ unsafe extern "C" fn on_signal(
             ctx.signal_info.len(),
         );
     }
-    ctx.pending = 1;
+    ctx.pending.fetch_or(pending::SIGNAL, Ordering::Relaxed);
     // SAFETY: the kernel's sigset is 8 bytes, and uc_sigmask holds at least that.
     unsafe {
         let all = all_but_synchronous();

@@ -38,6 +38,12 @@ pub trait CodeControl {
 pub enum EnvAction {
     /// Go on at `ctx.cpu.rip`.
     Continue,
+    /// Make this system call on the guest's behalf, which may block: other threads run
+    /// meanwhile. Then [`GuestEnv::call_returned`] goes on.
+    Call(HostCall),
+    /// This thread ends; the guest lives on if it has others. The status is the guest's own
+    /// where this is its last.
+    ExitThread(i32),
     /// The guest exits with this status.
     Exit(i32),
     /// The guest dies by this signal.
@@ -46,15 +52,42 @@ pub enum EnvAction {
     Abort,
 }
 
-/// The guest's surroundings.
+/// A system call to be made in the host.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct HostCall {
+    pub number: u64,
+    pub args: [u64; 6],
+}
+
+/// The guest's surroundings, shared by its threads: each method runs while no other does.
+/// What belongs to the calling thread alone comes as `thread` and `ctx`.
 pub trait GuestEnv {
     type Memory: GuestMemory;
+
+    /// What the surroundings keep for one guest thread beyond its context.
+    type Thread;
 
     fn memory(&mut self) -> &mut Self::Memory;
 
     /// A SYSCALL instruction was reached; `ctx.cpu.rip` is already after it. Registers are
     /// as the guest left them; the implementation sets RAX, RCX, R11 as the kernel does.
-    fn syscall(&mut self, ctx: &mut ThreadContext, code: &mut dyn CodeControl) -> EnvAction;
+    fn syscall(
+        &mut self,
+        thread: &mut Self::Thread,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+    ) -> EnvAction;
+
+    /// The call of [`EnvAction::Call`] returned (an error as its negative number). `None`:
+    /// it was not made, because something asynchronous is pending; the guest is to make its
+    /// system call again after that.
+    fn call_returned(
+        &mut self,
+        thread: &mut Self::Thread,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+        result: Option<i64>,
+    ) -> EnvAction;
 
     /// An instruction at `ctx.cpu.rip` trapped (for Breakpoint, Overflow and Debug: the one
     /// before it). If the trap was of the surroundings' own making (a write to a page that they protect
@@ -62,14 +95,19 @@ pub trait GuestEnv {
     /// unchanged: the instruction runs again.
     fn trap(
         &mut self,
+        thread: &mut Self::Thread,
         ctx: &mut ThreadContext,
         trap: GuestTrap,
         code: &mut dyn CodeControl,
     ) -> EnvAction;
 
     /// Asynchronous events (signals) are pending: deliver what may be delivered now.
-    fn deliver_pending(&mut self, ctx: &mut ThreadContext, code: &mut dyn CodeControl)
-    -> EnvAction;
+    fn deliver_pending(
+        &mut self,
+        thread: &mut Self::Thread,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+    ) -> EnvAction;
 
     /// Code in `range` is about to be predecoded or translated: from now on the
     /// surroundings must report changes to it (for writable pages by write-protecting them).

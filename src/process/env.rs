@@ -7,6 +7,7 @@ use super::host_signals::Host;
 use super::memory::{FAULT_FETCH, FAULT_WRITE, ProcessMemory, SEGV_ACCERR, SEGV_MAPERR};
 use super::notice::Notice;
 use super::signals::{Signals, signal_for};
+use super::thread::ThreadState;
 use crate::addr::GuestAddr;
 use crate::guest::{CodeControl, EnvAction, GuestEnv, GuestTrap, MemoryFault, ThreadContext};
 use crate::native::IdentityMemory;
@@ -16,17 +17,34 @@ const PAGE_FAULT: u8 = 14;
 
 impl GuestEnv for Process {
     type Memory = ProcessMemory;
+    type Thread = ThreadState;
 
     fn memory(&mut self) -> &mut ProcessMemory {
         &mut self.memory
     }
 
-    fn syscall(&mut self, ctx: &mut ThreadContext, code: &mut dyn CodeControl) -> EnvAction {
-        self.system_call(ctx, code)
+    fn syscall(
+        &mut self,
+        thread: &mut ThreadState,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+    ) -> EnvAction {
+        self.system_call(thread, ctx, code)
+    }
+
+    fn call_returned(
+        &mut self,
+        thread: &mut ThreadState,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+        result: Option<i64>,
+    ) -> EnvAction {
+        self.complete_call(thread, ctx, code, result)
     }
 
     fn trap(
         &mut self,
+        thread: &mut ThreadState,
         ctx: &mut ThreadContext,
         trap: GuestTrap,
         code: &mut dyn CodeControl,
@@ -41,7 +59,7 @@ impl GuestEnv for Process {
                 return EnvAction::Continue;
             }
             if fault.error_code & FAULT_FETCH != 0
-                && let Some(action) = self.vsyscall(ctx, code)
+                && let Some(action) = self.vsyscall(thread, ctx, code)
             {
                 return action;
             }
@@ -49,10 +67,12 @@ impl GuestEnv for Process {
         }
         match trap {
             GuestTrap::SoftwareInterrupt(0x80) => {
-                self.notices.give(Notice::Interrupt80 { at: ctx.cpu.rip });
+                let notices = &mut self.records.of_mut(thread).notices;
+                notices.give(Notice::Interrupt80 { at: ctx.cpu.rip });
             }
             GuestTrap::Unsupported => {
-                self.notices.give(Notice::Instruction { at: ctx.cpu.rip });
+                let notices = &mut self.records.of_mut(thread).notices;
+                notices.give(Notice::Instruction { at: ctx.cpu.rip });
                 return EnvAction::Abort;
             }
             _ => {}
@@ -60,7 +80,7 @@ impl GuestEnv for Process {
         match signal_for(&trap, ctx, &mut self.memory) {
             Some(signal) => {
                 self.counts.faults += 1;
-                self.with_signals(ctx, code, |signals| signals.force(&signal))
+                self.with_signals(thread, ctx, code, |signals| signals.force(&signal))
             }
             // A spurious exception: the kernel lets the instruction run again.
             None => EnvAction::Continue,
@@ -69,10 +89,11 @@ impl GuestEnv for Process {
 
     fn deliver_pending(
         &mut self,
+        thread: &mut ThreadState,
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) -> EnvAction {
-        self.with_signals(ctx, code, |signals| signals.deliver_pending())
+        self.with_signals(thread, ctx, code, |signals| signals.deliver_pending())
     }
 
     fn watch_code(&mut self, range: Range<GuestAddr>) -> bool {
@@ -94,14 +115,16 @@ impl Process {
     /// Runs a signal operation with all that it touches.
     pub(super) fn with_signals<R>(
         &mut self,
+        thread: &mut ThreadState,
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
         operation: impl FnOnce(&mut Signals<'_, IdentityMemory, Host<'_>>) -> R,
     ) -> R {
+        let dispositions = &self.records.of(thread).dispositions;
         let (memory, space) = self.memory.parts();
         operation(&mut Signals {
-            dispositions: &self.dispositions,
-            thread: &mut self.thread.signals,
+            dispositions,
+            thread: &mut thread.signals,
             ctx,
             memory,
             host: &mut Host { space, code },

@@ -14,7 +14,12 @@ use super::descriptors::OwnDescriptor;
 use super::elf::{self, Kind, LoadError, LoadedImage, Program};
 use super::identity::Identity;
 use super::memory::ProcessMemory;
+use super::notice::Notices;
+use super::record::{ProcessRecord, RecordId};
+use super::signals::{Dispositions, Inherited, ThreadSignals};
 use super::stack::{self, StackContents};
+use super::syscalls::MemoryLimits;
+use super::thread::ThreadState;
 use super::vdso;
 use crate::addr::GuestAddr;
 use crate::guest::{Gpr, ThreadContext, flags};
@@ -53,8 +58,16 @@ impl Start {
         ctx.cpu.rflags = flags::FIXED | flags::IF;
         ctx.cpu.fs_base = 0;
         ctx.cpu.gs_base = 0;
-        ctx.pass_through = self.pass_through;
+        ctx.set_pass_through(self.pass_through);
     }
+}
+
+/// A guest whose first thread can run.
+#[derive(Debug)]
+pub struct Loaded {
+    pub process: Process,
+    pub thread: ThreadState,
+    pub start: Start,
 }
 
 impl Process {
@@ -68,7 +81,7 @@ impl Process {
         path: &Path,
         args: Vec<OsString>,
         env: &[OsString],
-    ) -> Result<(Process, Start), LoadError> {
+    ) -> Result<Loaded, LoadError> {
         let exec_name = path.as_os_str();
         let program = elf::open_program(path, args)?;
         let personality = personality()?;
@@ -111,14 +124,26 @@ impl Process {
         let entry = images.interpreter.as_ref().unwrap_or(&images.main).entry;
         let mut identity = Identity::new(program.main.real_path.clone(), &layout, personality);
         identity.announce(name_of(exec_name), layout.pointer);
-        let own_descriptor = OwnDescriptor::new(options.own_descriptor);
-        let process = Process::new(memory, identity, alias, own_descriptor);
+        let inherited = Inherited::read();
+        let record = ProcessRecord {
+            identity,
+            dispositions: Dispositions::inherited(inherited.ignored),
+            memory_limits: MemoryLimits::default(),
+            notices: Notices::default(),
+            own_descriptor: OwnDescriptor::new(options.own_descriptor),
+        };
+        let process = Process::new(memory, alias, record);
+        let thread = ThreadState::new(RecordId::FIRST, ThreadSignals::new(inherited.mask));
         let start = Start {
             entry,
             stack: layout.pointer,
-            pass_through: process.pass_through_mask(),
+            pass_through: process.pass_through_mask(&thread),
         };
-        Ok((process, start))
+        Ok(Loaded {
+            process,
+            thread,
+            start,
+        })
     }
 }
 

@@ -8,6 +8,8 @@ use syscalls::Sysno;
 use super::Process;
 use super::seccomp::{ARCH, CallData, Verdict};
 use super::signals::SigInfo;
+use super::syscalls::judge;
+use super::thread::ThreadState;
 use crate::addr::GuestAddr;
 use crate::guest::{CodeControl, EnvAction, Gpr, GuestMemory, ThreadContext, Width};
 use crate::host::syscall::{Errno, encode, raw};
@@ -33,6 +35,7 @@ impl Process {
     /// its caller. `None`: not that page, not an entry point, or a bad pointer.
     pub(super) fn vsyscall(
         &mut self,
+        thread: &mut ThreadState,
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) -> Option<EnvAction> {
@@ -47,7 +50,7 @@ impl Process {
                 .map(|reg| ctx.cpu.get(reg)),
         };
         let mut trapped = None;
-        let result = match self.judge(&call) {
+        let result = match judge(thread, &call) {
             Verdict::Allow | Verdict::Log => {
                 let [first, second, ..] = call.args;
                 // getcpu's third argument is ignored by every kernel since 2.6.24.
@@ -71,7 +74,9 @@ impl Process {
         ctx.cpu.set(Gpr::Rsp, stack.0.wrapping_add(8));
         ctx.cpu.rip = caller;
         Some(match trapped {
-            Some(info) => self.with_signals(ctx, code, |signals| signals.force_signal(info)),
+            Some(info) => {
+                self.with_signals(thread, ctx, code, |signals| signals.force_signal(info))
+            }
             None => EnvAction::Continue,
         })
     }

@@ -13,7 +13,9 @@ use super::identity::Identity;
 use super::known::{KnownBlocks, KnownHot};
 use super::modules::{ModuleIndex, ModuleMap};
 use super::paths::{PathKey, PathRecorder, PathStep};
+use super::save::Saved;
 use super::site::Site;
+use super::timed::TimedSaves;
 use crate::addr::GuestAddr;
 use crate::decode::{Block, BlockEnd};
 
@@ -103,8 +105,9 @@ pub struct Profile {
     /// By module; `None` until the module is asked about.
     pub(super) known: Vec<Option<KnownBlocks>>,
     pub(super) retired: Vec<Retired>,
-    /// By module: a save of this run has been merged already.
-    pub(super) merged: Vec<bool>,
+    /// By module: what saves of this run did.
+    pub(super) saved: Vec<Saved>,
+    pub(super) timed: Option<TimedSaves>,
     pub(super) stats: ProfileStats,
     pub(super) paths: PathRecorder,
     index: BTreeMap<GuestAddr, BlockId>,
@@ -127,7 +130,8 @@ impl Profile {
             store,
             known: Vec::new(),
             retired: Vec::new(),
-            merged: Vec::new(),
+            saved: Vec::new(),
+            timed: None,
             stats: ProfileStats::default(),
             paths: PathRecorder::new(),
             index: BTreeMap::new(),
@@ -155,6 +159,10 @@ impl Profile {
     }
 
     /// What went wrong with the profile directory since the last call; the run goes on.
+    pub(super) fn warn(&mut self, errors: Vec<Error>) {
+        self.warnings.extend(errors);
+    }
+
     pub fn take_warnings(&mut self) -> Vec<Error> {
         std::mem::take(&mut self.warnings)
     }
@@ -172,7 +180,7 @@ impl Profile {
         let modules = self.modules.modules().len();
         self.known.resize_with(modules, || None);
         self.retired.resize_with(modules, Retired::default);
-        self.merged.resize(modules, false);
+        self.saved.resize(modules, Saved::Nothing);
         module
     }
 
@@ -549,7 +557,8 @@ impl Profile {
         self.sites.fill_with(Site::default);
         self.paths.clear();
         self.retired.fill_with(Retired::default);
-        self.merged.fill(false);
+        self.saved.fill(Saved::Nothing);
+        self.restart_timed_saves();
     }
 }
 

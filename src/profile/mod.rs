@@ -14,6 +14,7 @@ mod modules;
 mod paths;
 mod save;
 mod site;
+mod timed;
 
 pub use counters::{BlockId, Outcome, Profile, ProfileStats};
 pub use identity::{Identities, Identity};
@@ -22,3 +23,4 @@ pub use modules::{ModuleIndex, ModuleMap};
 pub use paths::{MAX_OUTCOMES, PathKey};
 pub use profile_db::{Bias, Durability, Error as ProfileError, Store, Tier, default_profile_dir};
 pub use save::SaveReport;
+pub use timed::SaveTimes;

@@ -20,7 +20,7 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
     /// host's mask the guest's again. Several handlers may be stacked, as in the kernel.
     pub fn deliver_pending(&mut self) -> EnvAction {
         // Cleared first: what is recorded from here on sets it again.
-        set_pending(self.ctx, false);
+        self.ctx.set_signal_pending(false);
         let mut handled = false;
         while let Some(info) = self.next_deliverable() {
             match self.deliver(info) {
@@ -321,7 +321,7 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
 
     fn announce_held(&mut self) {
         if !self.thread.mask.covers(self.thread.held()) {
-            set_pending(self.ctx, true);
+            self.ctx.set_signal_pending(true);
         }
     }
 
@@ -366,9 +366,4 @@ fn take_recorded(ctx: &mut ThreadContext) -> Option<SigInfo> {
     let info = SigInfo(info);
     debug_assert!((1..=MAX_SIGNAL).contains(&info.signo()));
     Some(info)
-}
-
-fn set_pending(ctx: &mut ThreadContext, pending: bool) {
-    // SAFETY: a plain field; volatile because a signal handler of this thread writes it.
-    unsafe { std::ptr::write_volatile(&raw mut ctx.pending, u64::from(pending)) };
 }

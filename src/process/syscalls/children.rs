@@ -13,21 +13,30 @@ use crate::process::Process;
 use crate::process::elf::{LoadError, check};
 use crate::process::memory::read_c_string;
 use crate::process::notice::Notice;
+use crate::process::thread::ThreadState;
 
 impl Process {
-    pub(super) fn child_call(&mut self, sysno: Sysno, call: Call) -> SyscallResult {
+    pub(super) fn child_call(
+        &mut self,
+        sysno: Sysno,
+        call: Call,
+        thread: &ThreadState,
+    ) -> SyscallResult {
         if sysno == Sysno::execve {
             self.check_executable(call.args[0])?;
         }
-        self.not_supported(sysno, libc::ENOSYS)
+        self.not_supported(sysno.name(), libc::ENOSYS, thread)
     }
 
     /// Says that `call` isn't supported, and what it fails with.
-    pub(super) fn not_supported(&mut self, sysno: Sysno, errno: i32) -> SyscallResult {
-        self.notices.give(Notice::Unsupported {
-            call: sysno.name(),
-            errno,
-        });
+    pub(super) fn not_supported(
+        &mut self,
+        call: &'static str,
+        errno: i32,
+        thread: &ThreadState,
+    ) -> SyscallResult {
+        let notices = &mut self.records.of_mut(thread).notices;
+        notices.give(Notice::Unsupported { call, errno });
         Err(Errno(errno))
     }
 

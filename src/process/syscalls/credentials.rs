@@ -2,12 +2,14 @@
 //! Temper's that the program doesn't know of would keep the old ones, and some calls fail
 //! while there are such threads.
 
-use super::{Call, Ending};
-use crate::guest::{CodeControl, ThreadContext};
+use super::Call;
+use crate::guest::CodeControl;
+use crate::host::syscall::SyscallResult;
 
-pub(super) fn carry_out(call: Call, ctx: &mut ThreadContext, code: &mut dyn CodeControl) -> Ending {
+pub(super) fn carry_out(call: Call, code: &mut dyn CodeControl) -> SyscallResult {
     code.finish_workers();
-    call.pass_blocking(call.args, ctx)
+    // With the world's lock held, so that no new one starts meanwhile.
+    call.pass(call.args)
 }
 
 /// Whether a prctl(2) option changes credentials.

@@ -6,9 +6,15 @@ use super::{Call, Ending};
 use crate::addr::GuestAddr;
 use crate::guest::EnvAction;
 use crate::process::Process;
+use crate::process::thread::ThreadState;
 
 impl Process {
-    pub(super) fn lifetime_call(&mut self, sysno: Sysno, call: Call) -> Ending {
+    pub(super) fn lifetime_call(
+        &mut self,
+        sysno: Sysno,
+        call: Call,
+        thread: &mut ThreadState,
+    ) -> Ending {
         match sysno {
             // The only thread's exit is the process's.
             Sysno::exit | Sysno::exit_group => {
@@ -16,13 +22,13 @@ impl Process {
             }
             // Passed on as well: the kernel acts on them when the host thread ends.
             Sysno::set_tid_address => {
-                self.thread.clear_child_tid = GuestAddr(call.args[0]);
+                thread.clear_child_tid = GuestAddr(call.args[0]);
                 call.pass(call.args).into()
             }
             _ => {
                 let result = call.pass(call.args);
                 if result.is_ok() {
-                    self.thread.robust_list = GuestAddr(call.args[0]);
+                    thread.robust_list = GuestAddr(call.args[0]);
                 }
                 result.into()
             }

@@ -20,10 +20,12 @@ use ::syscalls::Sysno;
 use super::Process;
 use super::address_space::file_key;
 use super::signals::Outcome;
+use super::thread::ThreadState;
 use crate::addr::GuestAddr;
-use crate::guest::{CodeControl, EnvAction, Gpr, GuestMemory, ThreadContext};
-use crate::host::syscall::{Errno, SyscallResult, encode, interruptible, raw};
+use crate::guest::{CodeControl, EnvAction, Gpr, GuestMemory, HostCall, ThreadContext};
+use crate::host::syscall::{Errno, SyscallResult, decode, encode, raw};
 pub use limits::MemoryLimits;
+pub use seccomp::judge;
 use table::Family;
 
 /// 0F 05; a prefix before it means nothing.
@@ -31,7 +33,7 @@ const SYSCALL_BYTES: u64 = 2;
 
 /// One system call as the guest made it.
 #[derive(Clone, Copy, Debug)]
-struct Call {
+pub struct Call {
     /// As in EAX; the upper half of RAX is ignored by the kernel too.
     number: u32,
     args: [u64; 6],
@@ -50,17 +52,14 @@ impl Call {
         Sysno::new(self.number as usize)
     }
 
-    /// The kernel's own answer, for a call that may block: when a signal is pending, the
-    /// guest is to make the call again after its handler.
-    fn pass_blocking(self, args: [u64; 6], ctx: &mut ThreadContext) -> Ending {
-        // SAFETY: as in `pass`; the field is written by this thread and its signal handler.
-        let result = unsafe { interruptible(&raw const ctx.pending, u64::from(self.number), args) };
-        match result {
-            Some(result) => crate::host::syscall::decode(result).into(),
-            None => {
-                ctx.cpu.rip = ctx.cpu.rip.wrapping_sub(SYSCALL_BYTES);
-                Ending::Action(EnvAction::Continue)
-            }
+    /// The kernel's own answer, for a call that may block.
+    fn pass_blocking(self, args: [u64; 6]) -> Ending {
+        Ending::Call {
+            call: HostCall {
+                number: u64::from(self.number),
+                args,
+            },
+            after: After::Return,
         }
     }
 
@@ -68,7 +67,7 @@ impl Call {
     fn pass(self, args: [u64; 6]) -> SyscallResult {
         // SAFETY: the guest's call on the guest's memory. Calls by which it could reach
         // Temper's memory or state are carried out elsewhere in this module.
-        crate::host::syscall::decode(unsafe { raw(u64::from(self.number), args) })
+        decode(unsafe { raw(u64::from(self.number), args) })
     }
 }
 
@@ -77,6 +76,22 @@ enum Ending {
     Return(SyscallResult),
     /// The context is as it must be.
     Action(EnvAction),
+    /// A call that may block is to be made; other threads run meanwhile.
+    Call {
+        call: HostCall,
+        after: After,
+    },
+}
+
+/// What is to be done when a blocking call has returned, by the kind of call.
+#[derive(Clone, Copy, Debug)]
+pub enum After {
+    /// Its result is the guest's.
+    Return,
+    /// And it may have changed a file that is mapped as code.
+    FileWritten(Sysno, Call),
+    /// A wait of the signal calls.
+    SignalWait,
 }
 
 impl From<SyscallResult> for Ending {
@@ -85,20 +100,34 @@ impl From<SyscallResult> for Ending {
     }
 }
 
+impl From<Outcome> for Ending {
+    fn from(outcome: Outcome) -> Ending {
+        match outcome {
+            Outcome::Return(result) => decode(result).into(),
+            Outcome::Action(action) => Ending::Action(action),
+            Outcome::Call(call) => Ending::Call {
+                call,
+                after: After::SignalWait,
+            },
+        }
+    }
+}
+
 impl Process {
     /// The calls that may go out from assembly as things stand: a bit each.
-    pub fn pass_through_mask(&self) -> [u64; 8] {
+    pub fn pass_through_mask(&self, thread: &ThreadState) -> [u64; 8] {
         let passes = table::pass_through_mask(
             self.memory.space.code_exposure(),
-            self.own_descriptor.is_held(),
+            self.records.of(thread).own_descriptor.is_held(),
         );
-        let allowed = self.thread.seccomp.allows();
+        let allowed = thread.seccomp.allows();
         std::array::from_fn(|at| passes[at] & allowed[at])
     }
 
     /// Carries out the system call in `ctx`, whose RIP is already after it.
     pub(super) fn system_call(
         &mut self,
+        thread: &mut ThreadState,
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) -> EnvAction {
@@ -106,11 +135,47 @@ impl Process {
         // SYSCALL itself: Intel SDM volume 2.
         ctx.cpu.set(Gpr::Rcx, ctx.cpu.rip);
         ctx.cpu.set(Gpr::R11, ctx.cpu.rflags);
-        let ending = self
-            .filter_call(call, ctx, code)
-            .unwrap_or_else(|| self.carry_out(call, ctx, code));
+        let ending = match self.filter_call(call, thread, ctx, code) {
+            Some(ending) => ending,
+            None => self.carry_out(call, thread, ctx, code),
+        };
+        self.end_call(ending, thread, ctx)
+    }
+
+    /// Goes on after the blocking call that [`Process::system_call`] asked for. `None`: it was
+    /// not made; the guest is to make its call again after what is pending.
+    pub(super) fn complete_call(
+        &mut self,
+        thread: &mut ThreadState,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+        result: Option<i64>,
+    ) -> EnvAction {
+        let ending = match (thread.after, result) {
+            (After::SignalWait, result) => self
+                .with_signals(thread, ctx, code, |signals| signals.call_returned(result))
+                .into(),
+            (After::Return | After::FileWritten(..), None) => {
+                ctx.cpu.rip = ctx.cpu.rip.wrapping_sub(SYSCALL_BYTES);
+                Ending::Action(EnvAction::Continue)
+            }
+            (After::Return, Some(result)) => decode(result).into(),
+            (After::FileWritten(sysno, call), Some(result)) => {
+                self.file_written(sysno, call, code);
+                decode(result).into()
+            }
+        };
+        self.end_call(ending, thread, ctx)
+    }
+
+    fn end_call(
+        &mut self,
+        ending: Ending,
+        thread: &mut ThreadState,
+        ctx: &mut ThreadContext,
+    ) -> EnvAction {
         if self.memory.space.take_code_change() {
-            ctx.pass_through = self.pass_through_mask();
+            ctx.set_pass_through(self.pass_through_mask(thread));
         }
         match ending {
             Ending::Return(result) => {
@@ -118,12 +183,17 @@ impl Process {
                 EnvAction::Continue
             }
             Ending::Action(action) => action,
+            Ending::Call { call, after } => {
+                thread.after = after;
+                EnvAction::Call(call)
+            }
         }
     }
 
     fn carry_out(
         &mut self,
         call: Call,
+        thread: &mut ThreadState,
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) -> Ending {
@@ -139,26 +209,28 @@ impl Process {
                 );
                 self.release_outputs(call, code);
             }
-            return call.pass_blocking(call.args, ctx);
+            return call.pass_blocking(call.args);
         };
         self.release_outputs(call, code);
         match family {
-            Family::PassThrough | Family::PassThroughSilent => call.pass_blocking(call.args, ctx),
-            Family::FileWrites => {
-                let ending = call.pass_blocking(call.args, ctx);
-                self.file_written(sysno, call, code);
-                ending
-            }
+            Family::PassThrough | Family::PassThroughSilent => call.pass_blocking(call.args),
+            Family::FileWrites => match call.pass_blocking(call.args) {
+                Ending::Call { call: host, .. } => Ending::Call {
+                    call: host,
+                    after: After::FileWritten(sysno, call),
+                },
+                other => other,
+            },
             Family::Memory => self.memory_call(sysno, call, code).into(),
-            Family::Paths => self.path_call(sysno, call, ctx),
-            Family::Signals => self.signal_call(call, ctx, code),
-            Family::Children => self.child_call(sysno, call).into(),
-            Family::Lifetime => self.lifetime_call(sysno, call),
-            Family::Modes => self.mode_call(sysno, call, ctx, code).into(),
-            Family::Limits => self.limit_call(sysno, call).into(),
-            Family::Descriptors => self.descriptor_call(sysno, call, ctx),
-            Family::Credentials => credentials::carry_out(call, ctx, code),
-            Family::Tracing => self.tracing_call(sysno, call, ctx),
+            Family::Paths => self.path_call(sysno, call, thread),
+            Family::Signals => self.signal_call(call, thread, ctx, code),
+            Family::Children => self.child_call(sysno, call, thread).into(),
+            Family::Lifetime => self.lifetime_call(sysno, call, thread),
+            Family::Modes => self.mode_call(sysno, call, thread, ctx, code).into(),
+            Family::Limits => self.limit_call(sysno, call, thread).into(),
+            Family::Descriptors => self.descriptor_call(sysno, call, thread),
+            Family::Credentials => credentials::carry_out(call, code).into(),
+            Family::Tracing => self.tracing_call(sysno, call, thread),
         }
     }
 
@@ -194,14 +266,17 @@ impl Process {
     fn signal_call(
         &mut self,
         call: Call,
+        thread: &mut ThreadState,
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) -> Ending {
         let number = i64::from(call.number);
-        match self.with_signals(ctx, code, |signals| signals.syscall(number, call.args)) {
-            Some(Outcome::Return(result)) => crate::host::syscall::decode(result).into(),
-            Some(Outcome::Action(action)) => Ending::Action(action),
-            None => call.pass_blocking(call.args, ctx),
+        let outcome = self.with_signals(thread, ctx, code, |signals| {
+            signals.syscall(number, call.args)
+        });
+        match outcome {
+            Some(outcome) => outcome.into(),
+            None => call.pass_blocking(call.args),
         }
     }
 

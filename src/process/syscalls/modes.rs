@@ -3,11 +3,13 @@
 use ::syscalls::Sysno;
 
 use super::Call;
-use super::credentials::is_credential_option;
+use super::credentials::{self, is_credential_option};
+use super::seccomp;
 use crate::guest::{CodeControl, ThreadContext};
 use crate::host::syscall::{Errno, SyscallResult};
 use crate::process::Process;
 use crate::process::load::READ_IMPLIES_EXEC;
+use crate::process::thread::ThreadState;
 
 /// arch_prctl codes (arch/x86/include/uapi/asm/prctl.h).
 mod arch {
@@ -42,14 +44,15 @@ impl Process {
         &mut self,
         sysno: Sysno,
         call: Call,
+        thread: &mut ThreadState,
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) -> SyscallResult {
         match sysno {
             Sysno::arch_prctl => self.arch_prctl(call, ctx, code),
-            Sysno::personality => self.set_personality(call),
-            Sysno::prctl => self.prctl(call, ctx, code),
-            Sysno::seccomp => self.seccomp_call(call, ctx),
+            Sysno::personality => self.set_personality(call, thread),
+            Sysno::prctl => self.prctl(call, thread, ctx, code),
+            Sysno::seccomp => self.seccomp_call(call, thread, ctx),
             // rseq and map_shadow_stack: as on a kernel without them.
             _ => Err(Errno(libc::ENOSYS)),
         }
@@ -101,6 +104,7 @@ impl Process {
     fn prctl(
         &mut self,
         call: Call,
+        thread: &mut ThreadState,
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) -> SyscallResult {
@@ -111,8 +115,8 @@ impl Process {
             PR_SET_MDWE => Err(Errno(libc::EINVAL)),
             PR_SET_VMA if !self.memory.space.is_guests(second, third) => Err(Errno(libc::ENOMEM)),
             option => match i32::try_from(option) {
-                Ok(libc::PR_SET_SECCOMP) => self.seccomp_prctl(first, second, ctx),
-                Ok(libc::PR_GET_SECCOMP) => self.seccomp_mode(),
+                Ok(libc::PR_SET_SECCOMP) => self.seccomp_prctl(first, second, thread, ctx),
+                Ok(libc::PR_GET_SECCOMP) => seccomp::mode(thread),
                 Ok(libc::PR_SET_TSC) if first != libc::PR_TSC_ENABLE as u64 => {
                     Err(Errno(libc::EINVAL))
                 }
@@ -125,22 +129,20 @@ impl Process {
                     // The break, the code and the file are Temper's to the kernel.
                     _ => Err(Errno(libc::EPERM)),
                 },
-                Ok(option) if is_credential_option(option) => {
-                    code.finish_workers();
-                    call.pass(call.args)
-                }
+                Ok(option) if is_credential_option(option) => credentials::carry_out(call, code),
                 _ => call.pass(call.args),
             },
         }
     }
 
     /// READ_IMPLIES_EXEC stays Temper's matter: the host's mappings aren't executable.
-    fn set_personality(&mut self, call: Call) -> SyscallResult {
+    fn set_personality(&mut self, call: Call, thread: &ThreadState) -> SyscallResult {
         let wanted = call.args[0] & QUERY;
-        let before = self.identity.personality;
+        let identity = &mut self.records.of_mut(thread).identity;
+        let before = identity.personality;
         if wanted != QUERY {
             call.pass([wanted & !READ_IMPLIES_EXEC, 0, 0, 0, 0, 0])?;
-            self.identity.personality = wanted;
+            identity.personality = wanted;
             self.memory.space.read_implies_exec = wanted & READ_IMPLIES_EXEC != 0;
         }
         Ok(before)

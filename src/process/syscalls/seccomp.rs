@@ -6,13 +6,12 @@ use super::{Call, Ending};
 use crate::addr::GuestAddr;
 use crate::guest::{CodeControl, EnvAction, GuestMemory, ThreadContext, Width};
 use crate::host::syscall::{Errno, SyscallResult, call as host_call};
-use crate::process::Process;
-use crate::process::notice::Notice;
 use crate::process::seccomp::{
     ARCH, CallData, INSTRUCTION_BYTES, MAX_INSTRUCTIONS, Program, RawInstruction, Refusal, Seccomp,
     Verdict, action,
 };
 use crate::process::signals::SigInfo;
+use crate::process::{Process, ThreadState};
 
 /// Operations of seccomp(2).
 const SET_MODE_STRICT: u32 = libc::SECCOMP_SET_MODE_STRICT;
@@ -34,9 +33,14 @@ const CAPABILITY_VERSION: u32 = 0x2008_0522;
 const INVALID: SyscallResult = Err(Errno(libc::EINVAL));
 
 impl Process {
-    pub(super) fn seccomp_call(&mut self, call: Call, ctx: &mut ThreadContext) -> SyscallResult {
+    pub(super) fn seccomp_call(
+        &mut self,
+        call: Call,
+        thread: &mut ThreadState,
+        ctx: &mut ThreadContext,
+    ) -> SyscallResult {
         let [operation, flags, at, ..] = call.args;
-        self.set_seccomp(operation as u32, flags as u32, at, ctx)
+        self.set_seccomp(operation as u32, flags as u32, at, thread, ctx)
     }
 
     /// prctl(PR_SET_SECCOMP), which has no flags and takes no filter for strict mode.
@@ -44,11 +48,14 @@ impl Process {
         &mut self,
         mode: u64,
         filter: u64,
+        thread: &mut ThreadState,
         ctx: &mut ThreadContext,
     ) -> SyscallResult {
         match u32::try_from(mode) {
-            Ok(libc::SECCOMP_MODE_STRICT) => self.set_seccomp(SET_MODE_STRICT, 0, 0, ctx),
-            Ok(libc::SECCOMP_MODE_FILTER) => self.set_seccomp(SET_MODE_FILTER, 0, filter, ctx),
+            Ok(libc::SECCOMP_MODE_STRICT) => self.set_seccomp(SET_MODE_STRICT, 0, 0, thread, ctx),
+            Ok(libc::SECCOMP_MODE_FILTER) => {
+                self.set_seccomp(SET_MODE_FILTER, 0, filter, thread, ctx)
+            }
             _ => INVALID,
         }
     }
@@ -58,6 +65,7 @@ impl Process {
         operation: u32,
         flags: u32,
         at: u64,
+        thread: &mut ThreadState,
         ctx: &mut ThreadContext,
     ) -> SyscallResult {
         match operation {
@@ -66,30 +74,32 @@ impl Process {
                 if host_mode()? == u64::from(libc::SECCOMP_MODE_FILTER) {
                     return INVALID;
                 }
-                self.thread.seccomp.set_strict().map_err(errno)?;
+                thread.seccomp.set_strict().map_err(errno)?;
             }
-            SET_MODE_FILTER => self.attach_filter(flags, at)?,
+            SET_MODE_FILTER => self.attach_filter(flags, at, thread)?,
             GET_ACTION_AVAIL if flags == 0 => return self.is_action_available(at),
             // SECCOMP_GET_NOTIF_SIZES too: as on a kernel without listeners.
             _ => return INVALID,
         }
-        ctx.pass_through = self.pass_through_mask();
+        ctx.set_pass_through(self.pass_through_mask(thread));
         Ok(0)
     }
 
-    fn attach_filter(&mut self, flags: u32, at: u64) -> Result<(), Errno> {
+    fn attach_filter(
+        &mut self,
+        flags: u32,
+        at: u64,
+        thread: &mut ThreadState,
+    ) -> Result<(), Errno> {
         if flags & !KNOWN_FLAGS != 0 {
             // Without a filter somebody only asks whether the flag is known.
             if flags & NEW_LISTENER != 0 && at != 0 {
-                self.notices.give(Notice::Unsupported {
-                    call: "seccomp's user notification",
-                    errno: libc::EINVAL,
-                });
+                self.not_supported("seccomp's user notification", libc::EINVAL, thread)?;
             }
             return Err(Errno(libc::EINVAL));
         }
         let program = self.read_program(GuestAddr(at))?;
-        self.thread.seccomp.attach(program).map_err(errno)
+        thread.seccomp.attach(program).map_err(errno)
     }
 
     /// The program of the struct sock_fprog at `at`; errors in the kernel's order.
@@ -132,31 +142,15 @@ impl Process {
         }
     }
 
-    /// PR_GET_SECCOMP, for a thread that may ask.
-    pub(super) fn seccomp_mode(&self) -> SyscallResult {
-        match &self.thread.seccomp {
-            Seccomp::Off => host_mode(),
-            seccomp => Ok(u64::from(seccomp.mode())),
-        }
-    }
-
-    /// What the guest's filters say of a call.
-    pub(in crate::process) fn judge(&self, call: &CallData) -> Verdict {
-        let verdict = self.thread.seccomp.judge(call);
-        if verdict == Verdict::Log {
-            tracing::info!(target: "temper::process", number = call.number, "seccomp log");
-        }
-        verdict
-    }
-
     /// How a call ends that the guest's filters don't let through; `None`: it is carried out.
     pub(super) fn filter_call(
         &mut self,
         call: Call,
+        thread: &mut ThreadState,
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) -> Option<Ending> {
-        if matches!(self.thread.seccomp, Seccomp::Off) {
+        if matches!(thread.seccomp, Seccomp::Off) {
             return None;
         }
         let at = ctx.cpu.rip;
@@ -165,17 +159,34 @@ impl Process {
             instruction_pointer: at,
             args: call.args,
         };
-        let action = match self.judge(&data) {
+        let action = match judge(thread, &data) {
             Verdict::Allow | Verdict::Log => return None,
             Verdict::Fail(errno) => return Some(Ending::Return(Err(Errno(errno.into())))),
             Verdict::Trap(data) => {
                 let info = SigInfo::trapped_call(data, at, call.number, ARCH);
-                self.with_signals(ctx, code, |signals| signals.force_signal(info))
+                self.with_signals(thread, ctx, code, |signals| signals.force_signal(info))
             }
             Verdict::KillThread(signo) => EnvAction::Kill(signo),
             Verdict::KillProcess => EnvAction::Kill(libc::SIGSYS),
         };
         Some(Ending::Action(action))
+    }
+}
+
+/// What a thread's filters say of a call.
+pub fn judge(thread: &ThreadState, call: &CallData) -> Verdict {
+    let verdict = thread.seccomp.judge(call);
+    if verdict == Verdict::Log {
+        tracing::info!(target: "temper::process", number = call.number, "seccomp log");
+    }
+    verdict
+}
+
+/// PR_GET_SECCOMP.
+pub(super) fn mode(thread: &ThreadState) -> SyscallResult {
+    match &thread.seccomp {
+        Seccomp::Off => host_mode(),
+        seccomp => Ok(u64::from(seccomp.mode())),
     }
 }
 

@@ -10,21 +10,20 @@ use std::os::unix::fs::MetadataExt;
 use ::syscalls::Sysno;
 
 use super::{Call, Ending};
-use crate::guest::ThreadContext;
-use crate::host::syscall::Errno;
-use crate::process::Process;
-use crate::process::notice::Notice;
+use crate::process::{Process, ThreadState};
 
 impl Process {
     pub(super) fn tracing_call(
         &mut self,
         sysno: Sysno,
         call: Call,
-        ctx: &mut ThreadContext,
+        thread: &ThreadState,
     ) -> Ending {
         if sysno == Sysno::userfaultfd {
             // Its faults would stop Temper in the middle of what it does for the guest.
-            return self.not_supported(sysno, libc::ENOSYS).into();
+            return self
+                .not_supported(sysno.name(), libc::ENOSYS, thread)
+                .into();
         }
         let [request, pid, ..] = call.args;
         let traces_guest = match u32::try_from(request) {
@@ -34,14 +33,10 @@ impl Process {
             _ => false,
         };
         if !traces_guest {
-            return call.pass_blocking(call.args, ctx);
+            return call.pass_blocking(call.args);
         }
-        let errno = libc::EPERM;
-        self.notices.give(Notice::Unsupported {
-            call: "ptrace of a program under Temper",
-            errno,
-        });
-        Ending::Return(Err(Errno(errno)))
+        self.not_supported("ptrace of a program under Temper", libc::EPERM, thread)
+            .into()
     }
 }
 

@@ -1,0 +1,56 @@
+//! What belongs to one process. Usually a guest is one process; a child that shares its
+//! address space (vfork, CLONE_VM without CLONE_THREAD) has a record of its own beside it.
+
+use super::descriptors::OwnDescriptor;
+use super::identity::Identity;
+use super::notice::Notices;
+use super::signals::Dispositions;
+use super::syscalls::MemoryLimits;
+use super::thread::ThreadState;
+
+/// One process's state, shared by its threads.
+#[derive(Debug)]
+pub struct ProcessRecord {
+    pub identity: Identity,
+    pub dispositions: Dispositions,
+    pub memory_limits: MemoryLimits,
+    pub notices: Notices,
+    pub own_descriptor: OwnDescriptor,
+}
+
+/// Names a process among those of one address space.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RecordId(usize);
+
+/// The records of all processes that share the address space.
+#[derive(Debug)]
+pub struct Records {
+    slots: Vec<Option<ProcessRecord>>,
+}
+
+impl RecordId {
+    /// The process that the guest began as.
+    pub const FIRST: RecordId = RecordId(0);
+}
+
+impl Records {
+    pub fn new(first: ProcessRecord) -> Records {
+        Records {
+            slots: vec![Some(first)],
+        }
+    }
+
+    /// The record of the process that `thread` belongs to.
+    pub fn of(&self, thread: &ThreadState) -> &ProcessRecord {
+        self.slots[thread.record.0]
+            .as_ref()
+            .expect("a live process")
+    }
+
+    /// As [`Records::of`], to change it.
+    pub fn of_mut(&mut self, thread: &ThreadState) -> &mut ProcessRecord {
+        self.slots[thread.record.0]
+            .as_mut()
+            .expect("a live process")
+    }
+}

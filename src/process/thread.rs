@@ -1,0 +1,36 @@
+//! What belongs to one guest thread beyond its registers.
+
+use super::record::RecordId;
+use super::seccomp::Seccomp;
+use super::signals::ThreadSignals;
+use super::syscalls::After;
+use crate::addr::GuestAddr;
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct ThreadState {
+    /// The process that it belongs to.
+    pub(super) record: RecordId,
+    pub(super) signals: ThreadSignals,
+    /// set_tid_address(2): cleared and woken when the thread ends.
+    pub(super) clear_child_tid: GuestAddr,
+    /// set_robust_list(2).
+    pub(super) robust_list: GuestAddr,
+    pub(super) seccomp: Seccomp,
+    /// What the call under way is for.
+    pub(super) after: After,
+}
+
+impl ThreadState {
+    /// A thread of the process `record`.
+    pub(super) fn new(record: RecordId, signals: ThreadSignals) -> ThreadState {
+        ThreadState {
+            record,
+            signals,
+            clear_child_tid: GuestAddr(0),
+            robust_list: GuestAddr(0),
+            seccomp: Seccomp::default(),
+            after: After::Return,
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Saves while the run goes on, so that a kill loses seconds, not the run. A visit to the
+//! engine after the time has come takes the counts out, which is quick; a thread that lives
+//! for this one save merges them into the database. Between saves there is no such thread:
+//! nothing for the guest to find, nothing to park when it forks.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use profile_db::Durability;
+
+use super::Profile;
+use super::save::{Occasion, SaveBatch, SaveReport, stops_saving};
+use crate::host::Worker;
+
+/// When to save.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SaveTimes {
+    /// After the start. Shorter runs save at their end only.
+    pub first: Duration,
+    /// After a save.
+    pub every: Duration,
+}
+
+impl Default for SaveTimes {
+    fn default() -> SaveTimes {
+        SaveTimes {
+            first: Duration::from_secs(3),
+            every: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A batch on its way. Still there after its worker has ended: it wasn't merged.
+type Slot = Arc<Mutex<Option<SaveBatch>>>;
+
+/// The state of saving from time to time.
+pub(super) struct TimedSaves {
+    times: SaveTimes,
+    due: Instant,
+    under_way: Option<(Slot, Worker<SaveReport>)>,
+    /// What no worker could be had for: saved at the end.
+    left_over: Vec<SaveBatch>,
+    /// No more until the end: there are no workers, or the directory can't be written.
+    given_up: bool,
+}
+
+impl Profile {
+    /// From now on [`Profile::save_if_due`] saves at these times, if there is a store.
+    pub fn save_at(&mut self, times: SaveTimes) {
+        if self.store.is_some() {
+            self.timed = Some(TimedSaves {
+                times,
+                due: Instant::now() + times.first,
+                under_way: None,
+                left_over: Vec::new(),
+                given_up: false,
+            });
+        }
+    }
+
+    /// Starts a save if it is time for one. Call now and then.
+    pub fn save_if_due(&mut self) {
+        let Some(timed) = &mut self.timed else {
+            return;
+        };
+        let now = Instant::now();
+        if now < timed.due || timed.given_up {
+            return;
+        }
+        timed.due = now + timed.times.every;
+        if timed.under_way.as_ref().is_some_and(|(_, worker)| !worker.is_finished()) {
+            return;
+        }
+        self.finish_timed_save();
+        let Some(batch) = self.collect(Occasion::Meanwhile) else {
+            return;
+        };
+        if let Some(timed) = &mut self.timed
+            && !batch.is_empty()
+        {
+            timed.start(batch);
+        }
+    }
+
+    /// Waits for the save under way, if there is one: then its thread is gone.
+    pub fn finish_timed_save(&mut self) {
+        let Some(timed) = &mut self.timed else {
+            return;
+        };
+        let Some((slot, worker)) = timed.under_way.take() else {
+            return;
+        };
+        let report = worker.finish();
+        timed.keep(&slot);
+        if let Some(mut report) = report {
+            // The end of the run will meet the same, and say so.
+            if report.errors.extract_if(.., |error| stops_saving(error)).count() > 0 {
+                timed.given_up = true;
+            }
+            self.count_saved(&report);
+            self.warn(report.errors);
+        }
+    }
+
+    /// Ends saving from time to time; what it left is to be saved now.
+    pub(super) fn end_timed_saves(&mut self) -> Vec<SaveBatch> {
+        self.finish_timed_save();
+        self.timed.take().map_or_else(Vec::new, |timed| timed.left_over)
+    }
+
+    /// As for a new process: nothing is under way or left over.
+    pub(super) fn restart_timed_saves(&mut self) {
+        if let Some(timed) = self.timed.take() {
+            debug_assert!(timed.under_way.is_none(), "a save was under way at fork");
+            self.save_at(timed.times);
+        }
+    }
+}
+
+impl TimedSaves {
+    fn start(&mut self, batch: SaveBatch) {
+        let slot: Slot = Arc::new(Mutex::new(Some(batch)));
+        let mine = Arc::clone(&slot);
+        let started = Worker::start("temper-save", move || {
+            let batch = mine.lock().unwrap_or_else(PoisonError::into_inner).take();
+            batch.map_or_else(SaveReport::default, |batch| batch.merge(Durability::Routine))
+        });
+        match started {
+            Ok(worker) => self.under_way = Some((slot, worker)),
+            Err(error) => {
+                tracing::debug!(target: "temper::profile", %error, "no thread to save");
+                self.keep(&slot);
+            }
+        }
+    }
+
+    /// Keeps a batch that wasn't merged.
+    fn keep(&mut self, slot: &Slot) {
+        let batch = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(batch) = batch {
+            self.left_over.push(batch);
+            self.given_up = true;
+        }
+    }
+}
