@@ -1,11 +1,12 @@
 //! `temper run`: hands the options to the process runner and shows statistics.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use profile_db::Durability;
 
@@ -21,7 +22,7 @@ use crate::guest::ThreadContext;
 use crate::host::{Features, Ignored, probe};
 use crate::process::signals::die_by;
 use crate::process::{LoadOptions, Loaded, Process};
-use crate::profile::{Profile, Store};
+use crate::profile::{Profile, SaveTimes, Store};
 
 /// Runs the guest to its end and gives its exit status. A guest that dies by a signal
 /// takes this process with it, so that the death is passed on as one.
@@ -59,7 +60,17 @@ pub fn run_program(options: RunOptions) -> Result<i32, Failure> {
             message: error.to_string(),
         },
     )?;
-    let profile = Profile::new(open_store(&options.profile));
+    let mut profile = Profile::new(open_store(&options.profile));
+    profile.save_at(match options.developer.save_every {
+        Some(milliseconds) => {
+            let every = Duration::from_millis(milliseconds);
+            SaveTimes {
+                first: every,
+                every,
+            }
+        }
+        None => SaveTimes::default(),
+    });
     let settings = engine_settings(&options);
     let mut engine = Engine::new(settings, process.decoder(), profile).map_err(|error| {
         Failure::own(format!(
@@ -165,14 +176,15 @@ fn save_profile(
         let started = Instant::now();
         let report = engine.code.profile.save(Durability::Routine);
         engine.stats.profile.save_seconds = started.elapsed().as_secs_f64();
-        for error in engine
-            .code
-            .profile
-            .take_warnings()
-            .iter()
-            .chain(&report.errors)
-        {
-            console::line(console, &format!("temper: warning: {error}"));
+        let warnings = engine.code.profile.take_warnings();
+        // Reading and saving may have met the same.
+        let mut said = BTreeSet::new();
+        for error in warnings.iter().chain(&report.errors) {
+            let line = format!("temper: warning: {error}");
+            if !said.contains(&line) {
+                console::line(console, &line);
+                said.insert(line);
+            }
         }
     }
     let stats = engine.code.profile.stats();

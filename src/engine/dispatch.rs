@@ -149,9 +149,7 @@ impl<E: GuestEnv> Engine<E> {
                     return EnvAction::Continue;
                 }
                 self.stats.exits.syscall += 1;
-                if let Some(burst) = self.code.counters.as_mut().and_then(Counters::burst_due) {
-                    thread.burst = burst;
-                }
+                self.look_at_the_clock(thread);
                 self.stats.syscalls.handled += 1;
                 env.syscall(&mut thread.own, &mut thread.ctx, &mut self.code)
             }
@@ -173,12 +171,23 @@ impl<E: GuestEnv> Engine<E> {
                 if let Some(counters) = &mut self.code.counters {
                     let decision = counters.ran_out(head);
                     thread.burst = decision.burst;
+                    if decision.burst > 0 {
+                        self.code.profile.save_if_due();
+                    }
                     if decision.disable {
                         self.code.cache.disable_counter(head);
                     }
                 }
                 EnvAction::Continue
             }
+        }
+    }
+
+    /// What is to be done some times a second, at a visit to the dispatcher.
+    fn look_at_the_clock(&mut self, thread: &mut GuestThread<E>) {
+        if let Some(burst) = self.code.counters.as_mut().and_then(Counters::burst_due) {
+            thread.burst = burst;
+            self.code.profile.save_if_due();
         }
     }
 
@@ -420,6 +429,7 @@ impl<E: GuestEnv> Engine<E> {
             BlockEnd::Syscall { at, .. } if thread.ctx.cpu.rip != at.0 => EnvAction::Continue,
             BlockEnd::Syscall { next, .. } => {
                 thread.ctx.cpu.rip = next.0;
+                self.look_at_the_clock(thread);
                 self.stats.syscalls.handled += 1;
                 env.syscall(&mut thread.own, &mut thread.ctx, &mut self.code)
             }

@@ -19,11 +19,13 @@ impl<T: Send + 'static> Worker<T> {
     /// # Errors
     /// The kernel's, where it grants no thread.
     pub fn start(name: &str, work: impl FnOnce() -> T + Send + 'static) -> io::Result<Worker<T>> {
-        // The thread starts with its creator's mask: so nothing reaches it, from the start.
+        // The thread starts with its creator's mask: so nothing reaches it, from the start. But
+        // the C library takes its own signal 32 out of it.
         let before = set_mask(u64::MAX)?;
-        let thread = Builder::new()
-            .name(name.to_owned())
-            .spawn(move || leave_descriptors().is_ok().then(work));
+        let thread = Builder::new().name(name.to_owned()).spawn(move || {
+            set_mask(u64::MAX).ok()?;
+            leave_descriptors().is_ok().then(work)
+        });
         set_mask(before)?;
         thread.map(|thread| Worker { thread })
     }
@@ -60,7 +62,13 @@ fn set_mask(mask: u64) -> io::Result<u64> {
 fn leave_descriptors() -> Result<(), Errno> {
     let unshare = u64::from(libc::CLOSE_RANGE_UNSHARE);
     // SAFETY: this thread has opened nothing.
-    unsafe { call(Sysno::close_range, [0, u64::from(u32::MAX), unshare, 0, 0, 0]) }.map(drop)
+    unsafe {
+        call(
+            Sysno::close_range,
+            [0, u64::from(u32::MAX), unshare, 0, 0, 0],
+        )
+    }
+    .map(drop)
 }
 
 #[cfg(test)]

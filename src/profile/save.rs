@@ -29,7 +29,8 @@ const SETTLE_AT: usize = 1 << 14;
 /// Which save it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Occasion {
-    /// The run goes on: it isn't counted as one yet, and what it hasn't met doesn't age.
+    /// The run goes on: it isn't counted as one yet, and nothing ages, because what it hasn't
+    /// met it may meet. (At the end what it saved meanwhile ages with the rest.)
     Meanwhile,
     End,
 }
@@ -218,7 +219,7 @@ impl SaveBatch {
 }
 
 /// Whether an error concerns the whole directory rather than one file.
-pub(super) fn stops_saving(error: &Error) -> bool {
+fn stops_saving(error: &Error) -> bool {
     match error {
         Error::Io { .. } | Error::Busy { .. } | Error::OutOfReach { .. } => true,
         Error::Untrusted { .. } | Error::Damaged { .. } | Error::Newer { .. } => false,

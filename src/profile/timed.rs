@@ -6,10 +6,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use profile_db::Durability;
+use profile_db::{Durability, Error};
 
 use super::Profile;
-use super::save::{Occasion, SaveBatch, SaveReport, stops_saving};
+use super::save::{Occasion, SaveBatch, SaveReport};
 use crate::host::Worker;
 
 /// When to save.
@@ -40,7 +40,7 @@ pub(super) struct TimedSaves {
     under_way: Option<(Slot, Worker<SaveReport>)>,
     /// What no worker could be had for: saved at the end.
     left_over: Vec<SaveBatch>,
-    /// No more until the end: there are no workers, or the directory can't be written.
+    /// No more until the end: there are no workers, or something is wrong with the directory.
     given_up: bool,
 }
 
@@ -68,7 +68,11 @@ impl Profile {
             return;
         }
         timed.due = now + timed.times.every;
-        if timed.under_way.as_ref().is_some_and(|(_, worker)| !worker.is_finished()) {
+        if timed
+            .under_way
+            .as_ref()
+            .is_some_and(|(_, worker)| !worker.is_finished())
+        {
             return;
         }
         self.finish_timed_save();
@@ -92,20 +96,26 @@ impl Profile {
         };
         let report = worker.finish();
         timed.keep(&slot);
-        if let Some(mut report) = report {
-            // The end of the run will meet the same, and say so.
-            if report.errors.extract_if(.., |error| stops_saving(error)).count() > 0 {
-                timed.given_up = true;
-            }
+        if let Some(report) = report {
             self.count_saved(&report);
-            self.warn(report.errors);
+            let (over, lasting): (Vec<_>, Vec<_>) = report
+                .errors
+                .into_iter()
+                .partition(|error| matches!(error, Error::Damaged { aside: Some(_), .. }));
+            // The end of the run will meet the others too, and say so.
+            if let Some(timed) = &mut self.timed {
+                timed.given_up |= !lasting.is_empty();
+            }
+            self.warn(over);
         }
     }
 
     /// Ends saving from time to time; what it left is to be saved now.
     pub(super) fn end_timed_saves(&mut self) -> Vec<SaveBatch> {
         self.finish_timed_save();
-        self.timed.take().map_or_else(Vec::new, |timed| timed.left_over)
+        self.timed
+            .take()
+            .map_or_else(Vec::new, |timed| timed.left_over)
     }
 
     /// As for a new process: nothing is under way or left over.
@@ -123,7 +133,9 @@ impl TimedSaves {
         let mine = Arc::clone(&slot);
         let started = Worker::start("temper-save", move || {
             let batch = mine.lock().unwrap_or_else(PoisonError::into_inner).take();
-            batch.map_or_else(SaveReport::default, |batch| batch.merge(Durability::Routine))
+            batch.map_or_else(SaveReport::default, |batch| {
+                batch.merge(Durability::Routine)
+            })
         });
         match started {
             Ok(worker) => self.under_way = Some((slot, worker)),

@@ -12,6 +12,8 @@ mod files;
 mod fixture;
 mod languages;
 mod modes;
+mod privileges;
+mod saves;
 mod sources;
 mod special;
 #[path = "../support/mod.rs"]
@@ -34,6 +36,8 @@ fn main() -> ExitCode {
         sources::cases(),
     ];
     let mut trials = special::trials();
+    trials.extend(privileges::trials());
+    trials.extend(saves::trials());
     for case in cases.into_iter().flatten().map(Arc::new) {
         for &mode in modes::ALL {
             if mode.affords(&case) {
