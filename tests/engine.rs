@@ -8,7 +8,7 @@ use iced_x86::code_asm::*;
 use temper::addr::{GuestAddr, HostAddr};
 use temper::engine::Code;
 use temper::engine::{Engine, GuestThread, Outcome, Settings, Tier, World};
-use temper::guest::{CodeControl, EnvAction, Gpr, GuestEnv, GuestTrap, ThreadContext};
+use temper::guest::{CodeControl, EnvAction, Gpr, GuestEnv, GuestTrap, ThreadContext, Watched};
 use temper::host::DualMap;
 use temper::native::IdentityMemory;
 use temper::profile::Profile;
@@ -75,8 +75,8 @@ impl GuestEnv for Bare {
         EnvAction::Continue
     }
 
-    fn watch_code(&mut self, _: Range<GuestAddr>) -> bool {
-        true
+    fn watch_code(&mut self, _: Range<GuestAddr>) -> Watched {
+        Watched::Already
     }
 }
 

@@ -15,13 +15,10 @@ use super::failure::{Failure, STATUS_OWN};
 use super::options::{Developer, DumpStage, MaxTier, ProfileStore, RunOptions};
 use super::stats;
 use crate::engine::stats::Stats;
-use crate::engine::{
-    Dump, Engine, GuestThread, Outcome, PROMOTE_AFTER, Settings, Shared, Tier, World,
-};
-use crate::guest::ThreadContext;
+use crate::engine::{Dump, Engine, Outcome, PROMOTE_AFTER, Settings, Tier};
 use crate::host::{Features, Ignored, probe};
 use crate::process::signals::die_by;
-use crate::process::{LoadOptions, Loaded, Process};
+use crate::process::{self, LoadOptions, Process, ThreadState};
 use crate::profile::{Profile, SaveTimes, Store};
 
 /// Runs the guest to its end and gives its exit status. A guest that dies by a signal
@@ -50,16 +47,11 @@ pub fn run_program(options: RunOptions) -> Result<i32, Failure> {
             name
         })
         .collect();
-    let Loaded {
-        process,
-        thread,
-        start,
-    } = Process::load(load, &options.program, options.argv.clone(), &environment).map_err(
-        |error| Failure {
+    let loaded = Process::load(load, &options.program, options.argv.clone(), &environment)
+        .map_err(|error| Failure {
             status: error.exit_status(),
             message: error.to_string(),
-        },
-    )?;
+        })?;
     let mut profile = Profile::new(open_store(&options.profile));
     profile.save_at(match options.developer.save_every {
         Some(milliseconds) => {
@@ -72,35 +64,46 @@ pub fn run_program(options: RunOptions) -> Result<i32, Failure> {
         None => SaveTimes::default(),
     });
     let settings = engine_settings(&options);
-    let mut engine = Engine::new(settings, process.decoder(), profile).map_err(|error| {
+    let mut engine = Engine::new(settings, loaded.process.decoder(), profile).map_err(|error| {
         Failure::own(format!(
             "executable memory or fixed address ranges can't be had ({error}); \
              `temper doctor` says what this host lacks"
         ))
     })?;
-    process.announce_code(&mut engine.code);
-    let mut thread = GuestThread::new(ThreadContext::default(), thread);
-    start.apply(&mut thread.ctx);
+    loaded.process.announce_code(&mut engine.code);
+    let closing = Box::new(move |engine: &mut _, process: &_, thread: &_, outcome| {
+        match close(&options, started, engine, process, thread, outcome) {
+            Ok(status) => status,
+            Err(failure) => failure.report(),
+        }
+    });
+    process::run(engine, loaded, closing)
+        .map_err(|errno| Failure::own(format!("memory for signals can't be had ({errno})")))
+}
 
-    let world = World::new(engine, process);
-    let (mut held, outcome) = world.run(&mut thread);
-    let Shared {
-        engine,
-        env: process,
-    } = &mut *held;
-
-    engine.complete_stats();
-    let console = process.own_descriptor(&thread.own);
+/// What remains when the guest has ended, in whichever thread it did.
+///
+/// # Errors
+/// The statistics can't be written.
+fn close(
+    options: &RunOptions,
+    started: Instant,
+    engine: &mut Engine<Process>,
+    process: &Process,
+    thread: &ThreadState,
+    outcome: Outcome,
+) -> Result<i32, Failure> {
+    let console = process.own_descriptor(thread);
     // A limit on the size of files is met by an error, not by a death that isn't the guest's.
     let limited = Ignored::new(libc::SIGXFSZ);
-    save_profile(engine, &options, console);
+    save_profile(engine, options, console);
     engine.stats.seconds = started.elapsed().as_secs_f64();
     engine.stats.memory.peak_bytes = probe::peak_memory();
     let counts = process.counts();
     engine.stats.signals.faults = counts.faults;
     engine.stats.signals.protection_faults = counts.protection_faults;
     engine.stats.syscalls.unknown = counts.unknown_calls;
-    let reported = report_stats(&options, &engine.stats, console);
+    let reported = report_stats(options, &engine.stats, console);
     drop(limited);
     process.finish();
     match outcome {

@@ -108,6 +108,13 @@ impl Arena {
         self.peak = self.peak.max(self.used());
     }
 
+    /// Lets generated code run, or makes every thread that runs it fault.
+    pub(super) fn set_executable(&self, executable: bool) -> io::Result<()> {
+        let last = self.used.iter().rposition(|&bytes| bytes > 0);
+        let end = last.map_or(0, |last| (last + 1) * self.generation_bytes);
+        self.map.set_executable(0..end, executable)
+    }
+
     /// Bytes filled in all generations. What is dropped before its generation retires
     /// leaves its place filled.
     pub(super) fn used(&self) -> usize {

@@ -202,6 +202,19 @@ impl CodeCache {
             .expect("a live fragment")
     }
 
+    /// Whether [`CodeCache::reserve`] of so many bytes would retire a generation.
+    pub fn is_full_for(&self, bytes: usize) -> bool {
+        !self.arena.fits(bytes.min(self.arena.max_fragment()))
+    }
+
+    /// Lets generated code run, or makes every thread that runs it fault.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_executable(&self, executable: bool) -> io::Result<()> {
+        self.arena.set_executable(executable)
+    }
+
     /// Space for a fragment of at most `bytes` (code and stubs), retiring the oldest
     /// generation when the current one is full. The space stands until the next call.
     pub fn reserve(&mut self, bytes: usize) -> Space {
@@ -487,32 +500,41 @@ impl CodeCache {
         }
     }
 
-    /// Drops every fragment made from code in `range`.
-    pub fn invalidate(&mut self, range: Range<GuestAddr>) -> bool {
-        let mut doomed: Vec<FragmentId> = Vec::new();
+    /// The fragments made from code in `range`, each once.
+    fn made_from(&self, range: Range<GuestAddr>) -> Vec<FragmentId> {
+        let mut found: Vec<FragmentId> = Vec::new();
         let span = (range.end.0.saturating_sub(range.start.0)) / crate::addr::PAGE_SIZE;
         if span > self.by_page.len() as u64 {
             let first = range.start.page();
             for (page, ids) in &self.by_page {
                 if *page >= first && *page < range.end {
-                    doomed.extend(ids);
+                    found.extend(ids);
                 }
             }
         } else {
             for page in pages(range) {
-                doomed.extend(self.by_page.get(&page).into_iter().flatten());
+                found.extend(self.by_page.get(&page).into_iter().flatten());
             }
         }
-        doomed.sort_unstable_by_key(|id| id.0);
-        doomed.dedup();
-        for &id in &doomed {
+        found.sort_unstable_by_key(|id| id.0);
+        found.dedup();
+        found
+    }
+
+    /// Whether any fragment was made from code in `range`.
+    pub fn holds_any_of(&self, range: Range<GuestAddr>) -> bool {
+        !self.made_from(range).is_empty()
+    }
+
+    /// Drops every fragment made from code in `range`.
+    pub fn invalidate(&mut self, range: Range<GuestAddr>) {
+        for id in self.made_from(range) {
             let generation = self.fragment(id).generation;
             if let Some(list) = self.by_offset.get_mut(&generation) {
                 list.retain(|&(_, other)| other != id);
             }
             self.remove(id);
         }
-        !doomed.is_empty()
     }
 
     /// Drops everything.

@@ -9,20 +9,20 @@ use super::blocks::{KnownBlock, Slot};
 use super::code::Code;
 use super::counters::Counters;
 use super::lockstep::Prepared;
-use super::promote::{describe, promote};
+use super::promote::{decode_watched, describe, promote};
 use super::stats::Stats;
 use super::world::GuestThread;
 use super::{Settings, Tier, entry, host_signals, lockstep};
 use crate::addr::{GuestAddr, HostAddr};
-use crate::codecache::{Location, MAP_REACH};
-use crate::decode::{BlockEnd, Decoder, MAX_BLOCK_INSTRUCTIONS};
+use crate::codecache::{LATE_ENTRY_BYTES, MAP_REACH};
+use crate::decode::{Block, BlockEnd, Decoder, MAX_BLOCK_INSTRUCTIONS};
 use crate::guest::{
-    EnvAction, ExitKind, FarTarget, Gpr, GuestEnv, GuestTrap, ThreadContext, far_index, flags,
+    EnvAction, ExitKind, FarTarget, GuestEnv, GuestTrap, ThreadContext, far_index, flags,
 };
 use crate::interp::{Machine, PredecodedBlock, step_one};
 use crate::native::{StubCache, trap_from_signal};
 use crate::profile::{Outcome as Way, Profile};
-use crate::translate::recovery::{self, Place};
+use crate::translate::recovery::Place;
 use crate::translate::{Translator, late_indirect_entry};
 
 /// Runs guest threads, one at a time; see [`super::world`].
@@ -68,8 +68,9 @@ impl<E: GuestEnv> Engine<E> {
         })
     }
 
-    /// What remains to be counted when a guest thread ends.
+    /// The thread runs no more guest code.
     pub(super) fn thread_ended(&mut self, thread: &GuestThread<E>) {
+        self.code.threads.remove(&thread.ctx);
         self.stats.syscalls.passed += thread.ctx.syscalls_passed;
     }
 
@@ -100,7 +101,10 @@ impl<E: GuestEnv> Engine<E> {
         // A single-stepping guest stays in the interpreter, which traps after each instruction.
         let tier1 = self.settings.max_tier >= Tier::Block && thread.ctx.cpu.rflags & flags::TF == 0;
         if tier1 && self.settings.verify {
-            return self.verify(thread, env, pc).into();
+            if self.code.threads.alone() {
+                return self.verify(thread, env, pc).into();
+            }
+            self.end_verification();
         }
         if thread.burst > 0 {
             thread.burst -= 1;
@@ -114,7 +118,7 @@ impl<E: GuestEnv> Engine<E> {
         self.entries += 1;
         if self.settings.flush_every != 0 && self.entries.is_multiple_of(self.settings.flush_every)
         {
-            self.code.cache.flush();
+            self.code.flush();
             return EnvAction::Continue.into();
         }
         self.stats.blocks.entries += 1;
@@ -159,7 +163,7 @@ impl<E: GuestEnv> Engine<E> {
             }
             ExitKind::Interrupted => {
                 self.stats.exits.interrupted += 1;
-                if self.recover(&mut thread.ctx).is_none() {
+                if self.code.recover(&mut thread.ctx).is_none() {
                     return lost(&thread.ctx);
                 }
                 EnvAction::Continue
@@ -191,6 +195,17 @@ impl<E: GuestEnv> Engine<E> {
         }
     }
 
+    /// A second thread may change what the two runs of a block see.
+    #[cold]
+    fn end_verification(&mut self) {
+        eprintln!(
+            "temper: --verify: the program has started a thread; nothing is compared from here on"
+        );
+        self.settings.verify = false;
+        // What was made to be compared isn't linked.
+        self.code.flush();
+    }
+
     /// One block in lockstep.
     fn verify(&mut self, thread: &mut GuestThread<E>, env: &mut E, pc: GuestAddr) -> EnvAction {
         let known = self.code.prepared.get(&pc).map(Rc::clone);
@@ -198,14 +213,13 @@ impl<E: GuestEnv> Engine<E> {
             Some(prepared) => prepared,
             None => {
                 let decoder = self.code.decoder;
-                let block = match decoder.block(env.memory(), pc) {
-                    Ok(block) => block,
+                let mut block = Block::default();
+                match decode_watched(&decoder, env, pc, &mut block) {
+                    Ok(true) => {}
+                    Ok(false) => return self.interpret(thread, env, pc, false),
                     Err(trap) => {
                         return env.trap(&mut thread.own, &mut thread.ctx, trap, &mut self.code);
                     }
-                };
-                if !env.watch_code(block.range()) {
-                    return self.interpret(thread, env, pc, false);
                 }
                 let prepared = Rc::new(Prepared::new(block, &decoder, &mut self.stubs));
                 self.code.prepared.insert(pc, Rc::clone(&prepared));
@@ -260,6 +274,7 @@ impl<E: GuestEnv> Engine<E> {
             return;
         }
         if self.code.cache.contains(target) {
+            self.code.make_room(LATE_ENTRY_BYTES);
             self.code
                 .cache
                 .add_indirect_entry(target, late_indirect_entry);
@@ -286,31 +301,8 @@ impl<E: GuestEnv> Engine<E> {
         }
     }
 
-    /// Turns the registers that generated code was interrupted with into the guest's.
-    fn recover(&mut self, ctx: &mut ThreadContext) -> Option<Place> {
-        match self.code.cache.locate(HostAddr(ctx.fault.host_pc))? {
-            Location::Code {
-                offset,
-                recovery: map,
-                ..
-            } => {
-                let (guest, fix) = recovery::point_at(map, offset as u32)?;
-                Some(recovery::apply(ctx, guest, fix))
-            }
-            Location::ExitStub { target } => {
-                ctx.cpu.rip = target.0;
-                Some(Place::OnTheWay)
-            }
-            Location::IndirectStub { target } => {
-                ctx.cpu.rip = target.0;
-                ctx.cpu.set(Gpr::R11, ctx.r11_slot);
-                Some(Place::OnTheWay)
-            }
-        }
-    }
-
     fn fault(&mut self, thread: &mut GuestThread<E>, env: &mut E) -> EnvAction {
-        match self.recover(&mut thread.ctx) {
+        match self.code.recover(&mut thread.ctx) {
             None => lost(&thread.ctx),
             // The jump through the map itself faulted: its target is beyond the map.
             Some(Place::OnTheWay) => {
@@ -484,10 +476,7 @@ impl<E: GuestEnv> Engine<E> {
             return Ok(Some((slot, false)));
         }
         let block = &mut self.code.scratch;
-        self.code
-            .decoder
-            .block_into(env.memory(), pc, MAX_BLOCK_INSTRUCTIONS, block)?;
-        if !env.watch_code(block.range()) {
+        if !decode_watched(&self.code.decoder, env, pc, block)? {
             return Ok(None);
         }
         if self.settings.dump.blocks {

@@ -80,11 +80,14 @@ impl Lock {
     }
 
     /// Lets a thread that waits have its turn; the caller holds the lock, before and after.
+    /// False: nobody waits.
     #[inline]
-    pub(super) fn hand_over(&self) {
-        if self.waiting.load(Ordering::Relaxed) != 0 {
+    pub(super) fn hand_over(&self) -> bool {
+        let wanted = self.waiting.load(Ordering::Relaxed) != 0;
+        if wanted {
             self.hand_over_slowly();
         }
+        wanted
     }
 
     #[cold]

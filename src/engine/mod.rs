@@ -17,6 +17,7 @@ mod lock;
 mod lockstep;
 mod promote;
 pub mod stats;
+mod threads;
 mod world;
 
 pub use code::Code;

@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use super::Settings;
 use super::code::Code;
 use crate::addr::GuestAddr;
-use crate::decode::{Block, MAX_BLOCK_INSTRUCTIONS};
-use crate::guest::GuestEnv;
+use crate::decode::{Block, Decoder, MAX_BLOCK_INSTRUCTIONS};
+use crate::guest::{GuestEnv, GuestTrap, Watched};
 use crate::profile::Tier;
 use crate::translate::{self, Plan, TranslateError, Translator};
 
@@ -72,8 +72,14 @@ impl<E: GuestEnv> Plan for Follow<'_, E> {
         }
         std::mem::swap(&mut self.looked_at, into);
         self.looked_at.len = 0;
-        if !self.env.watch_code(into.range()) {
-            return false;
+        let decoder = self.code.decoder;
+        match self.env.watch_code(into.range()) {
+            Watched::Already => {}
+            Watched::Newly => match decode_watched(&decoder, self.env, addr, into) {
+                Ok(true) => {}
+                Ok(false) | Err(_) => return false,
+            },
+            Watched::Refused => return false,
         }
         if self.dump {
             eprintln!("{}", describe(into));
@@ -124,6 +130,28 @@ impl<E: GuestEnv> Plan for Follow<'_, E> {
     }
 }
 
+/// Decodes the block at `pc` as it will stay until the surroundings report a change. False:
+/// it changes too often for that.
+///
+/// # Errors
+/// The trap of fetching or decoding.
+pub(super) fn decode_watched<E: GuestEnv>(
+    decoder: &Decoder,
+    env: &mut E,
+    pc: GuestAddr,
+    into: &mut Block,
+) -> Result<bool, GuestTrap> {
+    loop {
+        decoder.block_into(env.memory(), pc, MAX_BLOCK_INSTRUCTIONS, into)?;
+        match env.watch_code(into.range()) {
+            Watched::Already => return Ok(true),
+            // Another thread may have changed it between the two.
+            Watched::Newly => {}
+            Watched::Refused => return Ok(false),
+        }
+    }
+}
+
 /// Translates the code at `head` and installs it.
 ///
 /// # Errors
@@ -136,6 +164,7 @@ pub(super) fn promote<E: GuestEnv>(
     head: GuestAddr,
 ) -> Result<Promoted, TranslateError> {
     let max_bytes = MAX_FRAGMENT.min(code.cache.max_fragment());
+    code.make_room(max_bytes);
     let space = code.cache.reserve(max_bytes);
     let translate_settings = translate::Settings {
         code_base: code.cache.exec_addr(space.code_at),

@@ -7,12 +7,14 @@
 
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::dispatch::{Engine, Next};
 use super::entry;
 use super::lock::Lock;
-use crate::guest::{EnvAction, GuestEnv, HostCall, ThreadContext};
+use crate::addr::HostAddr;
+use crate::guest::{EnvAction, ExitKind, GuestEnv, HostCall, ThreadContext, pending, presence};
 use crate::host::syscall::interruptible;
 
 /// What a guest's threads share.
@@ -110,11 +112,16 @@ impl<E: GuestEnv> World<E> {
         Held { world: self }
     }
 
-    /// Runs the guest thread from `thread.ctx.cpu` to its end. The calling thread becomes
-    /// the guest thread: its gs base belongs to the context from now on.
+    /// Runs the guest thread from `thread.ctx.cpu` to its end, on the calling host thread:
+    /// its gs base belongs to the context from now on, and all its signals come to Temper's
+    /// handlers, for which it needs an alternate stack.
     pub fn run(&self, thread: &mut GuestThread<E>) -> (Held<'_, E>, Outcome) {
         entry::prepare(&mut thread.ctx);
         let mut held = self.hold();
+        if !held.engine.code.threads.lists(&thread.ctx) {
+            let listed = held.engine.code.threads.add(&mut thread.ctx);
+            assert!(listed, "only a first thread comes unannounced");
+        }
         let outcome = held.run(thread);
         held.engine.thread_ended(thread);
         (held, outcome)
@@ -123,20 +130,18 @@ impl<E: GuestEnv> World<E> {
 
 impl<E: GuestEnv> Held<'_, E> {
     fn run(&mut self, thread: &mut GuestThread<E>) -> Outcome {
+        let mut steps = 0u32;
         loop {
             let Shared { engine, env } = &mut **self;
             let mut action = match engine.step(thread, env) {
-                Next::Act(action) => action,
-                Next::Enter(host) => {
-                    let started = engine.settings.timing.then(Instant::now);
-                    // SAFETY: `World::run` prepared the context, which is borrowed here; `host`
-                    // was just looked up for the guest's pc.
-                    let exit = unsafe { entry::enter(&mut thread.ctx, host) };
-                    if let Some(started) = started {
-                        engine.stats.blocks.seconds += started.elapsed().as_secs_f64();
+                Next::Act(action) => {
+                    steps = steps.wrapping_add(1);
+                    if steps.is_multiple_of(TURN_STEPS) {
+                        self.hand_over();
                     }
-                    engine.left(thread, env, exit)
+                    action
                 }
+                Next::Enter(host) => self.enter(thread, host),
             };
             loop {
                 match action {
@@ -151,12 +156,66 @@ impl<E: GuestEnv> Held<'_, E> {
         }
     }
 
+    /// Runs generated code at `host`, which is the guest's pc's, with the lock free if anybody
+    /// may want it.
+    #[inline]
+    fn enter(&mut self, thread: &mut GuestThread<E>, host: HostAddr) -> EnvAction {
+        let engine = &mut self.engine;
+        let started = engine.settings.timing.then(Instant::now);
+        let exit = if engine.code.threads.alone() {
+            // SAFETY: `World::run` prepared the context, which is borrowed here; `host` was
+            // just looked up for the guest's pc.
+            unsafe { entry::enter(&mut thread.ctx, host) }
+        } else {
+            self.enter_beside_others(thread, host)
+        };
+        let Shared { engine, env } = &mut **self;
+        if let Some(started) = started {
+            engine.stats.blocks.seconds += started.elapsed().as_secs_f64();
+        }
+        engine.left(thread, env, exit)
+    }
+
+    fn enter_beside_others(&mut self, thread: &mut GuestThread<E>, host: HostAddr) -> ExitKind {
+        let ctx = &mut thread.ctx;
+        ctx.presence.store(presence::INSIDE, Ordering::Release);
+        self.world.lock.release();
+        // SAFETY: as in `enter`. Who removes the code at `host` from here on finds the thread
+        // inside, and makes it leave first.
+        unsafe { entry::enter(ctx, host) };
+        ctx.presence.store(presence::LEFT, Ordering::Release);
+        self.world.lock.acquire();
+        ctx.presence.store(presence::OUTSIDE, Ordering::Relaxed);
+        ctx.pending.fetch_and(!pending::LEAVE, Ordering::Relaxed);
+        // Whoever stopped the world may have changed it.
+        entry::exit_of(ctx)
+    }
+
+    /// Lets other threads have the lock for a while, if they wait for it.
+    fn hand_over(&mut self) {
+        if self.world.lock.hand_over() {
+            self.engine.code.profile.interrupt_path();
+        }
+    }
+
     fn make_call(&mut self, thread: &mut GuestThread<E>, call: HostCall) -> EnvAction {
         let pending = thread.ctx.pending.as_ptr();
+        let engine = &mut self.engine;
+        let alone = engine.code.threads.alone();
+        if !alone {
+            engine.code.profile.interrupt_path();
+            self.world.lock.release();
+        }
         // SAFETY: the surroundings' call on the guest's memory or on the thread's own; the
         // word is the thread's, and its signal handler redirects a thread in the call.
         let result = unsafe { interruptible(pending, call.number, call.args) };
+        if !alone {
+            self.world.lock.acquire();
+        }
         let Shared { engine, env } = &mut **self;
         env.call_returned(&mut thread.own, &mut thread.ctx, &mut engine.code, result)
     }
 }
+
+/// Blocks that a thread may interpret before it lets others have their turn: some 30 us.
+const TURN_STEPS: u32 = 64;

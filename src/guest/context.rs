@@ -87,6 +87,11 @@ pub struct ThreadContext {
     pub pending: AtomicU64,
     /// System calls that go out from assembly: a bit each, numbers 0 to 511.
     pub pass_through: [AtomicU64; 8],
+    /// One of [`presence`].
+    pub presence: AtomicU64,
+    /// Nonzero in the midst of a system call that goes out from assembly: the thread won't
+    /// touch generated code before it has looked at `pending`.
+    pub in_syscall: AtomicU64,
     /// Counts down pass-through system calls; at 0 one goes through Rust.
     pub syscall_budget: u64,
     pub syscalls_passed: u64,
@@ -104,6 +109,21 @@ pub struct ThreadContext {
 pub mod pending {
     /// A signal awaits delivery.
     pub const SIGNAL: u64 = 1;
+    /// Another thread wants this one out of generated code.
+    pub const LEAVE: u64 = 2;
+}
+
+/// Values of `ThreadContext::presence`: where the thread is. It changes to [`INSIDE`] only
+/// under the world's lock, so whoever holds that knows who can be in generated code.
+///
+/// [`INSIDE`]: presence::INSIDE
+pub mod presence {
+    /// In Rust code; the last exit has been dealt with.
+    pub const OUTSIDE: u64 = 0;
+    /// In generated code, or about to be, or about to leave.
+    pub const INSIDE: u64 = 1;
+    /// It left; its exit hasn't been dealt with.
+    pub const LEFT: u64 = 2;
 }
 
 /// Where an indirect branch to a guest address goes. Guest 0 is an empty entry.
@@ -138,6 +158,8 @@ impl Default for ThreadContext {
             routines: [0; 8],
             pending: AtomicU64::new(0),
             pass_through: Default::default(),
+            presence: AtomicU64::new(presence::OUTSIDE),
+            in_syscall: AtomicU64::new(0),
             syscall_budget: 0,
             syscalls_passed: 0,
             fault: FaultRecord::default(),
@@ -150,6 +172,19 @@ impl Default for ThreadContext {
 }
 
 impl ThreadContext {
+    /// The context of a thread that this one creates: the same registers.
+    pub fn for_child(&self) -> ThreadContext {
+        let child = ThreadContext {
+            cpu: self.cpu.clone(),
+            vector: self.vector.clone(),
+            ..ThreadContext::default()
+        };
+        for (word, own) in child.pass_through.iter().zip(&self.pass_through) {
+            word.store(own.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        child
+    }
+
     /// Whether a signal awaits delivery.
     #[inline]
     pub fn is_signal_pending(&self) -> bool {
@@ -195,6 +230,7 @@ pub mod offsets {
     pub const ROUTINES: usize = offset_of!(ThreadContext, routines);
     pub const PENDING: usize = offset_of!(ThreadContext, pending);
     pub const PASS_THROUGH: usize = offset_of!(ThreadContext, pass_through);
+    pub const IN_SYSCALL: usize = offset_of!(ThreadContext, in_syscall);
     pub const SYSCALL_BUDGET: usize = offset_of!(ThreadContext, syscall_budget);
     pub const SYSCALLS_PASSED: usize = offset_of!(ThreadContext, syscalls_passed);
     pub const FAULT: usize = offset_of!(ThreadContext, fault);

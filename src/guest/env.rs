@@ -31,6 +31,24 @@ pub trait CodeControl {
     /// thread alone to the host but all of a program to its author (credentials, namespaces),
     /// and before fork. No other thread comes into being while the caller handles its event.
     fn finish_workers(&mut self);
+
+    /// Lets no thread run generated code from its return until the caller has given up the
+    /// world's lock. Threads in system calls stay there, and don't enter generated code
+    /// when those return.
+    fn stop_world(&mut self);
+
+    /// Enters a new thread's context, before the thread starts: it doesn't move as long as
+    /// it is listed. False: the host can't make threads stop, so there can't be another.
+    #[must_use]
+    fn add_thread(&mut self, ctx: &mut ThreadContext) -> bool;
+
+    /// Takes a context that [`CodeControl::add_thread`] entered off the list: its thread
+    /// could not be started. Threads that ran are taken off at their end.
+    fn forget_thread(&mut self, ctx: *const ThreadContext);
+
+    /// Sets for every thread which system calls go out from assembly. None of those that no
+    /// longer do is on its way to the kernel when this returns, unless it is there already.
+    fn set_pass_through(&mut self, mask: [u64; 8]);
 }
 
 /// How the guest goes on after its surroundings handled an event.
@@ -50,6 +68,17 @@ pub enum EnvAction {
     Kill(i32),
     /// Temper can't go on; the surroundings have said why on standard error.
     Abort,
+}
+
+/// What became of a request to watch code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Watched {
+    /// It can't have changed unnoticed since before the request.
+    Already,
+    /// It is watched from now on; another thread may have written to it just before.
+    Newly,
+    /// It changes too often to be worth translating.
+    Refused,
 }
 
 /// A system call to be made in the host.
@@ -111,6 +140,5 @@ pub trait GuestEnv {
 
     /// Code in `range` is about to be predecoded or translated: from now on the
     /// surroundings must report changes to it (for writable pages by write-protecting them).
-    /// False: the range changes too often to be worth translating.
-    fn watch_code(&mut self, range: Range<GuestAddr>) -> bool;
+    fn watch_code(&mut self, range: Range<GuestAddr>) -> Watched;
 }

@@ -4,6 +4,7 @@
 
 use crate::addr::HostAddr;
 use std::io;
+use std::ops::Range;
 
 /// A memfd with a writable and an executable view. Dropping it unmaps both.
 #[derive(Debug)]
@@ -138,6 +139,26 @@ impl DualMap {
     pub fn offset_of(&self, addr: HostAddr) -> Option<usize> {
         let offset = addr.0.wrapping_sub(self.exec.0);
         (offset < self.len as u64).then_some(offset as usize)
+    }
+
+    /// Makes `range` of the executable view executable, or takes all access to it away: a
+    /// thread that runs there faults at its next instruction.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_executable(&self, range: Range<usize>, executable: bool) -> io::Result<()> {
+        assert!(range.end <= self.len);
+        let prot = if executable {
+            libc::PROT_READ | libc::PROT_EXEC
+        } else {
+            libc::PROT_NONE
+        };
+        let at = self.exec_addr(range.start).0 as *mut _;
+        // SAFETY: within our own view.
+        if unsafe { libc::mprotect(at, range.end - range.start, prot) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
     }
 
     /// Copies `bytes` to `offset`. Panics when they don't fit.

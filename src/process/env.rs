@@ -9,7 +9,9 @@ use super::notice::Notice;
 use super::signals::{Signals, signal_for};
 use super::thread::ThreadState;
 use crate::addr::GuestAddr;
-use crate::guest::{CodeControl, EnvAction, GuestEnv, GuestTrap, MemoryFault, ThreadContext};
+use crate::guest::{
+    CodeControl, EnvAction, GuestEnv, GuestTrap, MemoryFault, ThreadContext, Watched,
+};
 use crate::native::IdentityMemory;
 
 /// The page-fault trap number.
@@ -96,7 +98,7 @@ impl GuestEnv for Process {
         self.with_signals(thread, ctx, code, |signals| signals.deliver_pending())
     }
 
-    fn watch_code(&mut self, range: Range<GuestAddr>) -> bool {
+    fn watch_code(&mut self, range: Range<GuestAddr>) -> Watched {
         self.memory.space.watch_code(range)
     }
 }

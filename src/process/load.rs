@@ -131,13 +131,14 @@ impl Process {
             memory_limits: MemoryLimits::default(),
             notices: Notices::default(),
             own_descriptor: OwnDescriptor::new(options.own_descriptor),
+            threads: 1,
         };
         let process = Process::new(memory, alias, record);
         let thread = ThreadState::new(RecordId::FIRST, ThreadSignals::new(inherited.mask));
         let start = Start {
             entry,
             stack: layout.pointer,
-            pass_through: process.pass_through_mask(&thread),
+            pass_through: process.pass_through_mask(),
         };
         Ok(Loaded {
             process,

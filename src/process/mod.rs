@@ -7,7 +7,7 @@
 //! itself), what belongs to one process among them ([`ProcessRecord`]), and what belongs to
 //! one thread ([`ThreadState`]). The calling thread's comes to every method as `thread`.
 //!
-//! Not here yet: threads and child processes (their calls fail with a notice).
+//! Not here yet: child processes (their calls fail with a notice).
 //!
 //! [`GuestEnv`]: crate::guest::GuestEnv
 
@@ -31,6 +31,8 @@ mod stack;
 mod stack_tests;
 mod syscalls;
 mod thread;
+mod thread_exit;
+mod threads;
 mod vdso;
 mod vsyscall;
 
@@ -42,7 +44,10 @@ use address_space::FileKey;
 pub use load::{LoadOptions, Loaded, Start};
 pub use memory::ProcessMemory;
 use record::{ProcessRecord, Records};
+use seccomp::Filters;
 pub use thread::ThreadState;
+use threads::{Ahead, Home};
+pub use threads::{Closing, run};
 
 use crate::addr::GuestAddr;
 use crate::decode::{CodeAlias, Decoder};
@@ -55,6 +60,9 @@ pub struct Process {
     vdso: Option<CodeAlias>,
     counts: Counts,
     records: Records,
+    filters: Filters,
+    home: Option<Home>,
+    closing: Ahead,
 }
 
 /// What happened to a process that only it can tell.
@@ -86,6 +94,9 @@ impl Process {
             vdso,
             counts: Counts::default(),
             records: Records::new(record),
+            filters: Filters::default(),
+            home: None,
+            closing: Ahead::default(),
         }
     }
 

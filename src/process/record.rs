@@ -16,6 +16,8 @@ pub struct ProcessRecord {
     pub memory_limits: MemoryLimits,
     pub notices: Notices,
     pub own_descriptor: OwnDescriptor,
+    /// Threads that haven't ended.
+    pub threads: usize,
 }
 
 /// Names a process among those of one address space.
@@ -45,6 +47,12 @@ impl Records {
         self.slots[thread.record.0]
             .as_ref()
             .expect("a live process")
+    }
+
+    /// Whether a descriptor of Temper's is open in any of the processes.
+    pub fn any_own_descriptor(&self) -> bool {
+        let mut records = self.slots.iter().flatten();
+        records.any(|record| record.own_descriptor.is_held())
     }
 
     /// As [`Records::of`], to change it.

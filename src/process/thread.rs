@@ -1,7 +1,7 @@
 //! What belongs to one guest thread beyond its registers.
 
 use super::record::RecordId;
-use super::seccomp::Seccomp;
+use super::seccomp::ThreadSeccomp;
 use super::signals::ThreadSignals;
 use super::syscalls::After;
 use crate::addr::GuestAddr;
@@ -16,21 +16,29 @@ pub struct ThreadState {
     pub(super) clear_child_tid: GuestAddr,
     /// set_robust_list(2).
     pub(super) robust_list: GuestAddr,
-    pub(super) seccomp: Seccomp,
+    pub(super) seccomp: ThreadSeccomp,
     /// What the call under way is for.
     pub(super) after: After,
 }
 
 impl ThreadState {
-    /// A thread of the process `record`.
+    /// The first thread of the process `record`.
     pub(super) fn new(record: RecordId, signals: ThreadSignals) -> ThreadState {
         ThreadState {
             record,
             signals,
             clear_child_tid: GuestAddr(0),
             robust_list: GuestAddr(0),
-            seccomp: Seccomp::default(),
+            seccomp: ThreadSeccomp::default(),
             after: After::Return,
+        }
+    }
+
+    /// Another thread of the same process, made by this one.
+    pub(super) fn for_thread(&self) -> ThreadState {
+        ThreadState {
+            seccomp: self.seccomp.inherited(),
+            ..ThreadState::new(self.record, self.signals.for_child(true))
         }
     }
 }

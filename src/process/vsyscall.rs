@@ -8,7 +8,6 @@ use syscalls::Sysno;
 use super::Process;
 use super::seccomp::{ARCH, CallData, Verdict};
 use super::signals::SigInfo;
-use super::syscalls::judge;
 use super::thread::ThreadState;
 use crate::addr::GuestAddr;
 use crate::guest::{CodeControl, EnvAction, Gpr, GuestMemory, ThreadContext, Width};
@@ -50,7 +49,7 @@ impl Process {
                 .map(|reg| ctx.cpu.get(reg)),
         };
         let mut trapped = None;
-        let result = match judge(thread, &call) {
+        let result = match self.judge(thread, &call) {
             Verdict::Allow | Verdict::Log => {
                 let [first, second, ..] = call.args;
                 // getcpu's third argument is ignored by every kernel since 2.6.24.
@@ -67,7 +66,7 @@ impl Process {
                 trapped = Some(SigInfo::trapped_call(data, at, number, ARCH));
                 u64::from(number)
             }
-            Verdict::KillThread(signo) => return Some(EnvAction::Kill(signo)),
+            Verdict::KillThread(signo) => return Some(self.kill_thread(thread, signo, code)),
             Verdict::KillProcess => return Some(EnvAction::Kill(libc::SIGSYS)),
         };
         ctx.cpu.set(Gpr::Rax, result);

@@ -34,7 +34,7 @@ pub use vma::{Attributes, Backing, FileKey, Prot, Role, Vma, VmaMap, intersectio
 pub use watch::CodeWatch;
 
 use crate::addr::{GuestAddr, PAGE_SIZE};
-use crate::guest::CodeControl;
+use crate::guest::{CodeControl, Watched};
 use crate::host::syscall::Errno;
 
 /// See the module documentation.
@@ -158,7 +158,7 @@ impl AddressSpace {
     }
 
     /// See [`crate::guest::GuestEnv::watch_code`].
-    pub fn watch_code(&mut self, range: Range<GuestAddr>) -> bool {
+    pub fn watch_code(&mut self, range: Range<GuestAddr>) -> Watched {
         self.watch.watch(range, &self.map)
     }
 

@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::host_map;
 use super::vma::{Attributes, VmaMap};
 use crate::addr::{GuestAddr, PAGE_SIZE, pages};
-use crate::guest::CodeControl;
+use crate::guest::{CodeControl, Watched};
 
 /// After this many writes a page is no longer protected (DynamoRIO's figure).
 const OFTEN_WRITTEN: u32 = 10;
@@ -40,8 +40,19 @@ impl CodeWatch {
         self.protected > 0
     }
 
-    /// Protects what `range` depends on. False: written too often to be worth translating.
-    pub fn watch(&mut self, range: Range<GuestAddr>, map: &VmaMap) -> bool {
+    /// Protects what `range` depends on, unless it is written too often.
+    pub fn watch(&mut self, range: Range<GuestAddr>, map: &VmaMap) -> Watched {
+        let before = self.protected;
+        if !self.protect_all(range, map) {
+            Watched::Refused
+        } else if self.protected > before {
+            Watched::Newly
+        } else {
+            Watched::Already
+        }
+    }
+
+    fn protect_all(&mut self, range: Range<GuestAddr>, map: &VmaMap) -> bool {
         let aliases_possible = self.aliases_possible(map);
         for page in pages(range) {
             let Some((entry, attributes)) = map.peek(page) else {
@@ -127,10 +138,6 @@ impl CodeWatch {
             .map(|(addr, _)| *addr)
             .collect();
         for addr in &hit {
-            if let Some((_, attributes)) = map.peek(*addr) {
-                // Failing would only repeat the fault; the page was writable before.
-                let _ = host_map::protect(&page_range(*addr), attributes.prot.host(), None);
-            }
             let Some(page) = self.pages.get_mut(addr) else {
                 continue;
             };
@@ -140,6 +147,11 @@ impl CodeWatch {
             code.invalidate(page_range(*addr));
             for alias in std::mem::take(&mut page.aliases) {
                 code.invalidate(page_range(alias));
+            }
+            // Last: from here on other threads write there, and none may run the old code.
+            if let Some((_, attributes)) = map.peek(*addr) {
+                // Failing would only repeat the fault; the page was writable before.
+                let _ = host_map::protect(&page_range(*addr), attributes.prot.host(), None);
             }
         }
         !hit.is_empty()

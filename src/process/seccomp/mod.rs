@@ -11,6 +11,7 @@ mod data;
 mod evaluate;
 mod program;
 mod restore;
+mod threads;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ pub use check::{Invalid, MAX_INSTRUCTIONS};
 pub use data::{ARCH, CallData};
 pub use program::{INSTRUCTION_BYTES, Program, RawInstruction};
 pub use restore::Carried;
+pub use threads::{Filters, ThreadSeccomp};
 
 use data::word_of_number;
 

@@ -325,6 +325,11 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
         }
     }
 
+    /// Gives the host the guest's action for `signo` again, after somebody else changed it.
+    pub fn reinstall(&mut self, signo: i32) {
+        self.install_in_host(signo, &self.dispositions.get(signo));
+    }
+
     /// Makes the host's disposition of `signo` fit the guest's action.
     pub(super) fn install_in_host(&mut self, signo: i32, action: &Action) {
         let disposition = match action.handler {

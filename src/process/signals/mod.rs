@@ -38,6 +38,10 @@ mod tests;
 
 pub use action::{Action, DefaultAction, Dispositions, default_action, sa};
 pub use host::{HostDisposition, HostFlags, HostHandlers, Inherited, die_by};
+/// The calling thread's mask in the host.
+pub mod host_mask {
+    pub use super::host::{block, set_mask};
+}
 pub use info::{FaultCodes, SigInfo, TrapSignal, signal_for};
 pub use set::{MAX_SIGNAL, SYNCHRONOUS, SigSet, UNBLOCKABLE};
 pub use thread::{AltStack, Suspended, ThreadSignals};

@@ -1,4 +1,4 @@
-//! Threads, children and other programs: not supported yet, which is said once a call.
+//! Children and other programs: not supported yet, which is said once a call.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -8,6 +8,7 @@ use ::syscalls::Sysno;
 
 use super::Call;
 use crate::addr::GuestAddr;
+use crate::guest::{CodeControl, ThreadContext};
 use crate::host::syscall::{Errno, SyscallResult};
 use crate::process::Process;
 use crate::process::elf::{LoadError, check};
@@ -20,8 +21,13 @@ impl Process {
         &mut self,
         sysno: Sysno,
         call: Call,
-        thread: &ThreadState,
+        thread: &mut ThreadState,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
     ) -> SyscallResult {
+        if matches!(sysno, Sysno::clone | Sysno::clone3) {
+            return self.clone_call(sysno, call, thread, ctx, code);
+        }
         if sysno == Sysno::execve {
             self.check_executable(call.args[0])?;
         }

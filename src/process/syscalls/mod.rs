@@ -3,6 +3,7 @@
 //! Temper owns, one file a family. Unknown numbers pass through with a log line.
 
 mod children;
+mod clone;
 mod credentials;
 mod descriptors;
 mod lifetime;
@@ -25,7 +26,6 @@ use crate::addr::GuestAddr;
 use crate::guest::{CodeControl, EnvAction, Gpr, GuestMemory, HostCall, ThreadContext};
 use crate::host::syscall::{Errno, SyscallResult, decode, encode, raw};
 pub use limits::MemoryLimits;
-pub use seccomp::judge;
 use table::Family;
 
 /// 0F 05; a prefix before it means nothing.
@@ -61,6 +61,12 @@ impl Call {
             },
             after: After::Return,
         }
+    }
+
+    /// The calling thread's id.
+    fn own_tid(self) -> SyscallResult {
+        // SAFETY: asks only.
+        decode(unsafe { raw(Sysno::gettid.id() as u64, [0; 6]) })
     }
 
     /// The kernel's own answer, with arguments that may differ from the guest's.
@@ -115,12 +121,12 @@ impl From<Outcome> for Ending {
 
 impl Process {
     /// The calls that may go out from assembly as things stand: a bit each.
-    pub fn pass_through_mask(&self, thread: &ThreadState) -> [u64; 8] {
+    pub fn pass_through_mask(&self) -> [u64; 8] {
         let passes = table::pass_through_mask(
             self.memory.space.code_exposure(),
-            self.records.of(thread).own_descriptor.is_held(),
+            self.records.any_own_descriptor(),
         );
-        let allowed = thread.seccomp.allows();
+        let allowed = self.filters.allowed_to_all();
         std::array::from_fn(|at| passes[at] & allowed[at])
     }
 
@@ -139,7 +145,7 @@ impl Process {
             Some(ending) => ending,
             None => self.carry_out(call, thread, ctx, code),
         };
-        self.end_call(ending, thread, ctx)
+        self.end_call(ending, thread, ctx, code)
     }
 
     /// Goes on after the blocking call that [`Process::system_call`] asked for. `None`: it was
@@ -165,7 +171,7 @@ impl Process {
                 decode(result).into()
             }
         };
-        self.end_call(ending, thread, ctx)
+        self.end_call(ending, thread, ctx, code)
     }
 
     fn end_call(
@@ -173,9 +179,10 @@ impl Process {
         ending: Ending,
         thread: &mut ThreadState,
         ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
     ) -> EnvAction {
         if self.memory.space.take_code_change() {
-            ctx.set_pass_through(self.pass_through_mask(thread));
+            code.set_pass_through(self.pass_through_mask());
         }
         match ending {
             Ending::Return(result) => {
@@ -224,8 +231,8 @@ impl Process {
             Family::Memory => self.memory_call(sysno, call, code).into(),
             Family::Paths => self.path_call(sysno, call, thread),
             Family::Signals => self.signal_call(call, thread, ctx, code),
-            Family::Children => self.child_call(sysno, call, thread).into(),
-            Family::Lifetime => self.lifetime_call(sysno, call, thread),
+            Family::Children => self.child_call(sysno, call, thread, ctx, code).into(),
+            Family::Lifetime => self.lifetime_call(sysno, call, thread, code),
             Family::Modes => self.mode_call(sysno, call, thread, ctx, code).into(),
             Family::Limits => self.limit_call(sysno, call, thread).into(),
             Family::Descriptors => self.descriptor_call(sysno, call, thread),
@@ -281,7 +288,12 @@ impl Process {
     }
 
     /// Writes to guest memory as the kernel would.
-    fn put(&mut self, addr: u64, bytes: &[u8], code: &mut dyn CodeControl) -> Result<(), Errno> {
+    pub(super) fn put(
+        &mut self,
+        addr: u64,
+        bytes: &[u8],
+        code: &mut dyn CodeControl,
+    ) -> Result<(), Errno> {
         let start = GuestAddr(addr);
         let end = GuestAddr(addr.saturating_add(bytes.len() as u64));
         self.memory.space.prepare_write(start..end, code);

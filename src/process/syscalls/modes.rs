@@ -51,8 +51,8 @@ impl Process {
         match sysno {
             Sysno::arch_prctl => self.arch_prctl(call, ctx, code),
             Sysno::personality => self.set_personality(call, thread),
-            Sysno::prctl => self.prctl(call, thread, ctx, code),
-            Sysno::seccomp => self.seccomp_call(call, thread, ctx),
+            Sysno::prctl => self.prctl(call, thread, code),
+            Sysno::seccomp => self.seccomp_call(call, thread, code),
             // rseq and map_shadow_stack: as on a kernel without them.
             _ => Err(Errno(libc::ENOSYS)),
         }
@@ -105,7 +105,6 @@ impl Process {
         &mut self,
         call: Call,
         thread: &mut ThreadState,
-        ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) -> SyscallResult {
         let [option, first, second, third, ..] = call.args;
@@ -115,7 +114,7 @@ impl Process {
             PR_SET_MDWE => Err(Errno(libc::EINVAL)),
             PR_SET_VMA if !self.memory.space.is_guests(second, third) => Err(Errno(libc::ENOMEM)),
             option => match i32::try_from(option) {
-                Ok(libc::PR_SET_SECCOMP) => self.seccomp_prctl(first, second, thread, ctx),
+                Ok(libc::PR_SET_SECCOMP) => self.seccomp_prctl(first, second, thread, code),
                 Ok(libc::PR_GET_SECCOMP) => seccomp::mode(thread),
                 Ok(libc::PR_SET_TSC) if first != libc::PR_TSC_ENABLE as u64 => {
                     Err(Errno(libc::EINVAL))

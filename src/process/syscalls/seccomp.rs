@@ -24,6 +24,8 @@ const KNOWN_FLAGS: u32 = (libc::SECCOMP_FILTER_FLAG_TSYNC
     | libc::SECCOMP_FILTER_FLAG_LOG
     | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW
     | libc::SECCOMP_FILTER_FLAG_TSYNC_ESRCH) as u32;
+const SYNCHRONIZE: u32 = libc::SECCOMP_FILTER_FLAG_TSYNC as u32;
+const SYNCHRONIZE_OR_FAIL: u32 = libc::SECCOMP_FILTER_FLAG_TSYNC_ESRCH as u32;
 const NEW_LISTENER: u32 = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32;
 
 const CAP_SYS_ADMIN: u32 = 21;
@@ -37,10 +39,16 @@ impl Process {
         &mut self,
         call: Call,
         thread: &mut ThreadState,
-        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
     ) -> SyscallResult {
         let [operation, flags, at, ..] = call.args;
-        self.set_seccomp(operation as u32, flags as u32, at, thread, ctx)
+        match operation as u32 {
+            SET_MODE_STRICT if flags as u32 == 0 && at == 0 => self.set_strict(thread, code),
+            SET_MODE_FILTER => self.add_filter(flags as u32, at, thread, code),
+            GET_ACTION_AVAIL if flags as u32 == 0 => self.is_action_available(at),
+            // SECCOMP_GET_NOTIF_SIZES too: as on a kernel without listeners.
+            _ => INVALID,
+        }
     }
 
     /// prctl(PR_SET_SECCOMP), which has no flags and takes no filter for strict mode.
@@ -49,57 +57,70 @@ impl Process {
         mode: u64,
         filter: u64,
         thread: &mut ThreadState,
-        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
     ) -> SyscallResult {
         match u32::try_from(mode) {
-            Ok(libc::SECCOMP_MODE_STRICT) => self.set_seccomp(SET_MODE_STRICT, 0, 0, thread, ctx),
-            Ok(libc::SECCOMP_MODE_FILTER) => {
-                self.set_seccomp(SET_MODE_FILTER, 0, filter, thread, ctx)
-            }
+            Ok(libc::SECCOMP_MODE_STRICT) => self.set_strict(thread, code),
+            Ok(libc::SECCOMP_MODE_FILTER) => self.add_filter(0, filter, thread, code),
             _ => INVALID,
         }
     }
 
-    fn set_seccomp(
+    fn set_strict(
         &mut self,
-        operation: u32,
-        flags: u32,
-        at: u64,
         thread: &mut ThreadState,
-        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
     ) -> SyscallResult {
-        match operation {
-            SET_MODE_STRICT if flags == 0 && at == 0 => {
-                // Temper itself may be under a filter, which only the kernel knows of.
-                if host_mode()? == u64::from(libc::SECCOMP_MODE_FILTER) {
-                    return INVALID;
-                }
-                thread.seccomp.set_strict().map_err(errno)?;
-            }
-            SET_MODE_FILTER => self.attach_filter(flags, at, thread)?,
-            GET_ACTION_AVAIL if flags == 0 => return self.is_action_available(at),
-            // SECCOMP_GET_NOTIF_SIZES too: as on a kernel without listeners.
-            _ => return INVALID,
+        // Temper itself may be under a filter, which only the kernel knows of.
+        if host_mode()? == u64::from(libc::SECCOMP_MODE_FILTER) {
+            return INVALID;
         }
-        ctx.set_pass_through(self.pass_through_mask(thread));
+        let mut seccomp = thread.seccomp.get();
+        seccomp.set_strict().map_err(errno)?;
+        self.restrict(seccomp, thread, code);
         Ok(0)
     }
 
-    fn attach_filter(
+    fn add_filter(
         &mut self,
         flags: u32,
         at: u64,
         thread: &mut ThreadState,
-    ) -> Result<(), Errno> {
+        code: &mut dyn CodeControl,
+    ) -> SyscallResult {
         if flags & !KNOWN_FLAGS != 0 {
             // Without a filter somebody only asks whether the flag is known.
             if flags & NEW_LISTENER != 0 && at != 0 {
-                self.not_supported("seccomp's user notification", libc::EINVAL, thread)?;
+                return self.not_supported("seccomp's user notification", libc::EINVAL, thread);
             }
-            return Err(Errno(libc::EINVAL));
+            return INVALID;
         }
         let program = self.read_program(GuestAddr(at))?;
-        thread.seccomp.attach(program).map_err(errno)
+        let mut seccomp = thread.seccomp.get();
+        seccomp.attach(program).map_err(errno)?;
+        if flags & SYNCHRONIZE != 0 {
+            let synchronized = self.filters.synchronize(
+                thread.record,
+                &thread.seccomp,
+                &seccomp,
+                is_without_new_privileges(),
+            );
+            match synchronized {
+                Ok(()) => {}
+                Err(_) if flags & SYNCHRONIZE_OR_FAIL != 0 => return Err(Errno(libc::ESRCH)),
+                // The thread that stands in the way is the result.
+                Err(tid) => return Ok(tid as u64),
+            }
+        }
+        self.restrict(seccomp, thread, code);
+        Ok(0)
+    }
+
+    /// From here on `thread` is restricted so.
+    fn restrict(&mut self, seccomp: Seccomp, thread: &ThreadState, code: &mut dyn CodeControl) {
+        self.filters.restrict(&seccomp);
+        thread.seccomp.set(seccomp);
+        code.set_pass_through(self.pass_through_mask());
     }
 
     /// The program of the struct sock_fprog at `at`; errors in the kernel's order.
@@ -142,7 +163,25 @@ impl Process {
         }
     }
 
-    /// How a call ends that the guest's filters don't let through; `None`: it is carried out.
+    /// What a thread's filters say of a call.
+    pub(in crate::process) fn judge(&self, thread: &ThreadState, call: &CallData) -> Verdict {
+        if !self.filters.any() {
+            return Verdict::Allow;
+        }
+        if thread.seccomp.take_renunciation() {
+            let args = [libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0, 0];
+            // SAFETY: changes what execve can give to this thread.
+            let renounced = unsafe { host_call(Sysno::prctl, args) };
+            debug_assert_eq!(renounced, Ok(0));
+        }
+        let verdict = thread.seccomp.with(|seccomp| seccomp.judge(call));
+        if verdict == Verdict::Log {
+            tracing::info!(target: "temper::process", number = call.number, "seccomp log");
+        }
+        verdict
+    }
+
+    /// How a call ends that the thread's filters don't let through; `None`: it is carried out.
     pub(super) fn filter_call(
         &mut self,
         call: Call,
@@ -150,43 +189,44 @@ impl Process {
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) -> Option<Ending> {
-        if matches!(thread.seccomp, Seccomp::Off) {
-            return None;
-        }
         let at = ctx.cpu.rip;
         let data = CallData {
             number: call.number,
             instruction_pointer: at,
             args: call.args,
         };
-        let action = match judge(thread, &data) {
+        let action = match self.judge(thread, &data) {
             Verdict::Allow | Verdict::Log => return None,
             Verdict::Fail(errno) => return Some(Ending::Return(Err(Errno(errno.into())))),
             Verdict::Trap(data) => {
                 let info = SigInfo::trapped_call(data, at, call.number, ARCH);
                 self.with_signals(thread, ctx, code, |signals| signals.force_signal(info))
             }
-            Verdict::KillThread(signo) => EnvAction::Kill(signo),
+            Verdict::KillThread(signo) => self.kill_thread(thread, signo, code),
             Verdict::KillProcess => EnvAction::Kill(libc::SIGSYS),
         };
         Some(Ending::Action(action))
     }
-}
 
-/// What a thread's filters say of a call.
-pub fn judge(thread: &ThreadState, call: &CallData) -> Verdict {
-    let verdict = thread.seccomp.judge(call);
-    if verdict == Verdict::Log {
-        tracing::info!(target: "temper::process", number = call.number, "seccomp log");
+    /// The thread dies, and the process too if it is the last one.
+    pub(in crate::process) fn kill_thread(
+        &mut self,
+        thread: &mut ThreadState,
+        signo: i32,
+        code: &mut dyn CodeControl,
+    ) -> EnvAction {
+        match self.records.of(thread).threads {
+            1 => EnvAction::Kill(signo),
+            _ => self.thread_exits(thread, 0, code),
+        }
     }
-    verdict
 }
 
 /// PR_GET_SECCOMP.
 pub(super) fn mode(thread: &ThreadState) -> SyscallResult {
-    match &thread.seccomp {
-        Seccomp::Off => host_mode(),
-        seccomp => Ok(u64::from(seccomp.mode())),
+    match thread.seccomp.with(Seccomp::mode) {
+        libc::SECCOMP_MODE_DISABLED => host_mode(),
+        mode => Ok(u64::from(mode)),
     }
 }
 
@@ -204,10 +244,14 @@ fn host_mode() -> SyscallResult {
 
 /// Only who can't gain privileges any more, or has them, may filter.
 fn may_filter() -> bool {
+    is_without_new_privileges() || has_capability(CAP_SYS_ADMIN)
+}
+
+fn is_without_new_privileges() -> bool {
     let option = libc::PR_GET_NO_NEW_PRIVS as u64;
     // SAFETY: asks only.
-    let no_new_privileges = unsafe { host_call(Sysno::prctl, [option, 0, 0, 0, 0, 0]) };
-    no_new_privileges == Ok(1) || has_capability(CAP_SYS_ADMIN)
+    let set = unsafe { host_call(Sysno::prctl, [option, 0, 0, 0, 0, 0]) };
+    set == Ok(1)
 }
 
 fn has_capability(capability: u32) -> bool {
