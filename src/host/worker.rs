@@ -22,10 +22,14 @@ impl<T: Send + 'static> Worker<T> {
         // The thread starts with its creator's mask: so nothing reaches it, from the start. But
         // the C library takes its own signal 32 out of it.
         let before = set_mask(u64::MAX)?;
+        let setxid = SignalAction::of(SIGSETXID);
         let thread = Builder::new().name(name.to_owned()).spawn(move || {
             set_mask(u64::MAX).ok()?;
             leave_descriptors().is_ok().then(work)
         });
+        if let Some(action) = setxid {
+            action.restore(SIGSETXID);
+        }
         set_mask(before)?;
         thread.map(|thread| Worker { thread })
     }
@@ -38,6 +42,40 @@ impl<T: Send + 'static> Worker<T> {
     /// descriptors of its own), or it panicked.
     pub fn finish(self) -> Option<T> {
         self.thread.join().ok().flatten()
+    }
+}
+
+/// The signal by which the C library changes all threads' credentials. Its handler comes
+/// with the first thread that it makes; but the signal's action is the guest's.
+const SIGSETXID: u64 = 33;
+
+/// What the kernel does for a signal: handler, flags, restorer and mask.
+struct SignalAction([u64; 4]);
+
+impl SignalAction {
+    fn of(signo: u64) -> Option<SignalAction> {
+        let mut action = SignalAction([0; 4]);
+        let at = action.0.as_mut_ptr() as u64;
+        // SAFETY: the kernel writes the four words.
+        unsafe {
+            call(
+                Sysno::rt_sigaction,
+                [signo, 0, at, size_of::<u64>() as u64, 0, 0],
+            )
+        }
+        .ok()?;
+        Some(action)
+    }
+
+    fn restore(self, signo: u64) {
+        let at = self.0.as_ptr() as u64;
+        // SAFETY: the action that there was before.
+        let _ = unsafe {
+            call(
+                Sysno::rt_sigaction,
+                [signo, at, 0, size_of::<u64>() as u64, 0, 0],
+            )
+        };
     }
 }
 
@@ -81,6 +119,14 @@ mod tests {
         let status = std::fs::read_to_string("/proc/thread-self/status").expect("/proc");
         let line = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
         u64::from_str_radix(line.expect("a mask").trim(), 16).expect("hexadecimal")
+    }
+
+    #[test]
+    fn the_action_of_the_c_librarys_signal_survives() {
+        let before = SignalAction::of(SIGSETXID).expect("an action").0;
+        let worker = Worker::start("worker", || ()).expect("a thread");
+        assert_eq!(worker.finish(), Some(()));
+        assert_eq!(SignalAction::of(SIGSETXID).expect("an action").0, before);
     }
 
     #[test]

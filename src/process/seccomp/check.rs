@@ -167,10 +167,10 @@ fn check_slots(instructions: &[Instruction]) -> Result<(), Invalid> {
         written &= at_target[at];
         match *instruction {
             Instruction::Store(slot) | Instruction::StoreX(slot) => written |= 1 << slot,
-            Instruction::LoadSlot(slot) | Instruction::LoadXSlot(slot) => {
-                if written & (1 << slot) == 0 {
-                    return Err(Invalid);
-                }
+            Instruction::LoadSlot(slot) | Instruction::LoadXSlot(slot)
+                if written & (1 << slot) == 0 =>
+            {
+                return Err(Invalid);
             }
             Instruction::Skip(count) => {
                 at_target[at + 1 + count as usize] &= written;

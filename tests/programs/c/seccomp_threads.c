@@ -51,8 +51,6 @@ static void *victim(void *unused) {
 
 static void *strict_victim(void *unused) {
     (void)unused;
-    struct sock_filter all[] = {RETURN(SECCOMP_RET_ALLOW)};
-    (void)all;
     prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT, 0, 0, 0);
     write(1, "strict victim: goes\n", 20);
     syscall(SYS_getuid);
@@ -82,8 +80,8 @@ int main(void) {
     };
     printf("leader: %ld\n", install(filter, 4, SECCOMP_FILTER_FLAG_TSYNC));
     stage = 2;
-    run(inheritor);
     await(3);
+    run(inheritor);
     struct sock_filter second[] = {
         WORD(nr),
         IF_NOT(SYS_getsid, 1),
