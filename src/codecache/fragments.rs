@@ -8,6 +8,7 @@ use hashbrown::HashMap;
 use super::arena::{Arena, Space};
 use super::indirect_map::IndirectMap;
 use crate::addr::{GuestAddr, HostAddr, pages};
+use crate::host::DualMapCopy;
 
 /// No exit: the end of a list.
 const NONE: u32 = u32::MAX;
@@ -629,6 +630,22 @@ impl CodeCache {
     /// Bytes that code and stubs fill, in all generations: now, and at most so far.
     pub fn used_and_peak_bytes(&self) -> (usize, usize) {
         (self.arena.used(), self.arena.peak())
+    }
+
+    /// The arena's contents for a forked child: the arena itself would be shared with it.
+    ///
+    /// # Errors
+    /// The kernel's: no memory.
+    pub fn copy(&self) -> io::Result<DualMapCopy> {
+        self.arena.copy()
+    }
+
+    /// From now on the code is in `copy`, which was made of this cache.
+    ///
+    /// # Errors
+    /// The kernel's; the code may be gone then.
+    pub fn show(&mut self, copy: DualMapCopy) -> io::Result<()> {
+        self.arena.show(copy)
     }
 
     /// The generated code of the fragment that starts at `addr`, for people to read.

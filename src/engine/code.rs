@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use hashbrown::{HashMap, HashSet};
+use libc::SIGXFSZ;
 
 use super::Settings;
 use super::blocks::Blocks;
@@ -20,7 +21,8 @@ use crate::addr::GuestAddr;
 use crate::codecache::{CodeCache, MAP_REACH};
 use crate::decode::{Block, Decoder};
 use crate::guest::{CodeControl, CpuMode, GuestMemory, ThreadContext};
-use crate::profile::{Identities, Profile};
+use crate::host::Ignored;
+use crate::profile::{Durability, Identities, Profile};
 
 /// See the module documentation.
 pub struct Code<M: GuestMemory> {
@@ -131,6 +133,16 @@ impl<M: GuestMemory> CodeControl for Code<M> {
 
     fn finish_workers(&mut self) {
         self.profile.finish_timed_save();
+    }
+
+    fn keep_learned(&mut self) {
+        // A limit on the size of files is met by an error, not by a death.
+        let limited = Ignored::new(SIGXFSZ);
+        let report = self.profile.save(Durability::Routine);
+        drop(limited);
+        for error in self.profile.take_warnings().iter().chain(&report.errors) {
+            tracing::warn!(target: "temper::profile", %error, "not saved");
+        }
     }
 
     fn stop_world(&mut self) {

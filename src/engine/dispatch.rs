@@ -30,7 +30,7 @@ pub struct Engine<E: GuestEnv> {
     pub code: Code<E::Memory>,
     pub stats: Stats,
     pub(super) settings: Settings,
-    stubs: StubCache,
+    pub(super) stubs: StubCache,
     translator: Translator,
     /// The block interpreted last, if it isn't kept; its memory is used again.
     scratch_ops: PredecodedBlock<E::Memory>,

@@ -106,9 +106,7 @@ impl SignalStack {
     /// # Errors
     /// The kernel's.
     pub fn new() -> Result<SignalStack, Errno> {
-        // SAFETY: getauxval has no preconditions.
-        let minimum = unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) } as usize;
-        let bytes = (minimum.max(4096) + (64 << 10)).next_multiple_of(4096);
+        let bytes = signal_stack_bytes();
         // SAFETY: a fresh anonymous mapping.
         let base = unsafe {
             libc::mmap(
@@ -137,14 +135,34 @@ impl SignalStack {
     }
 
     fn set(&self, flags: i32) -> bool {
-        let alternate = libc::stack_t {
-            ss_sp: self.base,
-            ss_flags: flags,
-            ss_size: self.bytes,
-        };
-        // SAFETY: describes the mapping of this value.
-        unsafe { libc::sigaltstack(&alternate, std::ptr::null_mut()) == 0 }
+        // SAFETY: the mapping of this value.
+        unsafe { set_alternate_stack(self.base, self.bytes, flags) }
     }
+}
+
+/// Bytes of a thread's alternate stack.
+pub(super) fn signal_stack_bytes() -> usize {
+    // SAFETY: getauxval has no preconditions.
+    let minimum = unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) } as usize;
+    (minimum.max(4096) + (64 << 10)).next_multiple_of(4096)
+}
+
+/// Makes the memory at `base` the calling thread's alternate stack.
+///
+/// # Safety
+/// It is that thread's alone as long as it takes signals.
+pub(super) unsafe fn set_alternate_stack(
+    base: *mut libc::c_void,
+    bytes: usize,
+    flags: i32,
+) -> bool {
+    let alternate = libc::stack_t {
+        ss_sp: base,
+        ss_flags: flags,
+        ss_size: bytes,
+    };
+    // SAFETY: the caller's obligation.
+    unsafe { libc::sigaltstack(&alternate, std::ptr::null_mut()) == 0 }
 }
 
 impl Drop for SignalStack {

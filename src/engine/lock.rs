@@ -72,6 +72,13 @@ impl Lock {
         }
     }
 
+    /// The caller, which holds the lock, is the only thread of a forked child.
+    pub(super) fn be_alone(&self) {
+        self.state.store(HELD, Ordering::Relaxed);
+        self.waiting.store(0, Ordering::Relaxed);
+        self.yielding.store(0, Ordering::Relaxed);
+    }
+
     #[inline]
     pub(super) fn release(&self) {
         if self.state.swap(FREE, Ordering::Release) == CONTENDED {

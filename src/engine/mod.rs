@@ -3,11 +3,12 @@
 //! traps and signals to the guest's surroundings ([`crate::guest::GuestEnv`]).
 //!
 //! [`world`] is what threads share and the loop of each, [`dispatch`] decides what comes
-//! next, [`code`] holds everything made from guest code, [`promote`]
+//! next, [`children`] makes processes, [`code`] holds everything made from guest code, [`promote`]
 //! decides what a fragment contains, [`entry`] is the way in and out, [`host_signals`] what
 //! happens when the host interrupts. Knows nothing of any operating system's system calls.
 
 mod blocks;
+mod children;
 mod code;
 mod counters;
 mod dispatch;

@@ -58,6 +58,19 @@ impl Threads {
             .retain(|other| other.as_ptr().cast_const() != ctx);
     }
 
+    /// In a forked child, which has no other thread than the one of `ctx`.
+    pub(super) fn keep_only(&mut self, ctx: &mut ThreadContext) {
+        self.contexts = vec![NonNull::from(ctx)];
+    }
+
+    /// Lists one context in the place of another, whose thread waits meanwhile.
+    pub(super) fn replace(&mut self, old: &mut ThreadContext, new: &mut ThreadContext) {
+        let old = NonNull::from(old);
+        for listed in self.contexts.iter_mut().filter(|listed| **listed == old) {
+            *listed = NonNull::from(&mut *new);
+        }
+    }
+
     fn iter(&self) -> impl Iterator<Item = &ThreadContext> {
         // SAFETY: listed contexts are alive; their threads change them while inside generated
         // code, but of those only the atomic words are looked at.

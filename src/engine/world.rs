@@ -25,7 +25,7 @@ pub struct Shared<E: GuestEnv> {
 
 /// See the module documentation.
 pub struct World<E: GuestEnv> {
-    lock: Lock,
+    pub(super) lock: Lock,
     shared: UnsafeCell<Shared<E>>,
 }
 
@@ -71,7 +71,7 @@ pub enum Outcome {
 
 /// The world while this thread holds its lock.
 pub struct Held<'a, E: GuestEnv> {
-    world: &'a World<E>,
+    pub(super) world: &'a World<E>,
 }
 
 impl<E: GuestEnv> Deref for Held<'_, E> {
@@ -129,7 +129,7 @@ impl<E: GuestEnv> World<E> {
 }
 
 impl<E: GuestEnv> Held<'_, E> {
-    fn run(&mut self, thread: &mut GuestThread<E>) -> Outcome {
+    pub(super) fn run(&mut self, thread: &mut GuestThread<E>) -> Outcome {
         let mut steps = 0u32;
         loop {
             let Shared { engine, env } = &mut **self;
@@ -147,6 +147,8 @@ impl<E: GuestEnv> Held<'_, E> {
                 match action {
                     EnvAction::Continue => break,
                     EnvAction::Call(call) => action = self.make_call(thread, call),
+                    EnvAction::Fork(call) => action = self.fork(thread, call),
+                    EnvAction::Share => action = self.share(thread),
                     EnvAction::ExitThread(status) => return Outcome::ThreadExit(status),
                     EnvAction::Exit(status) => return Outcome::Exit(status),
                     EnvAction::Kill(signo) => return Outcome::Killed(signo),

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::context::ThreadContext;
 use super::memory::GuestMemory;
 use super::trap::GuestTrap;
-use crate::addr::GuestAddr;
+use crate::addr::{GuestAddr, HostAddr};
 
 /// What the engine offers to its surroundings while they handle an event.
 pub trait CodeControl {
@@ -31,6 +31,9 @@ pub trait CodeControl {
     /// thread alone to the host but all of a program to its author (credentials, namespaces),
     /// and before fork. No other thread comes into being while the caller handles its event.
     fn finish_workers(&mut self);
+
+    /// The process is about to become another program: saves what was learned so far.
+    fn keep_learned(&mut self);
 
     /// Lets no thread run generated code from its return until the caller has given up the
     /// world's lock. Threads in system calls stay there, and don't enter generated code
@@ -66,6 +69,12 @@ pub enum EnvAction {
     Exit(i32),
     /// The guest dies by this signal.
     Kill(i32),
+    /// This call makes a child process with a copy of all memory, in which this thread goes
+    /// on. [`GuestEnv::forked`] gets its result, in both processes.
+    Fork(HostCall),
+    /// A child process that shares all memory is to be made, while this thread waits:
+    /// [`GuestEnv::begin_child`] says how.
+    Share,
     /// Temper can't go on; the surroundings have said why on standard error.
     Abort,
 }
@@ -137,6 +146,54 @@ pub trait GuestEnv {
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) -> EnvAction;
+
+    /// The call of [`EnvAction::Fork`] was made; `result` is as the kernel left it, 0 in the
+    /// child.
+    fn forked(
+        &mut self,
+        _thread: &mut Self::Thread,
+        _ctx: &mut ThreadContext,
+        _code: &mut dyn CodeControl,
+        _result: i64,
+    ) -> EnvAction {
+        unreachable!("no fork was asked for")
+    }
+
+    /// For [`EnvAction::Share`]: the child's thread, and the call that makes it and lasts until
+    /// the child has other memory or is gone. The child runs Temper on `stack`.
+    fn begin_child(
+        &mut self,
+        _thread: &mut Self::Thread,
+        _stack: Range<HostAddr>,
+    ) -> (Self::Thread, HostCall) {
+        unreachable!("no child was asked for")
+    }
+
+    /// In that child, before guest code runs there; `ctx` is a copy of its parent's.
+    fn child_began(
+        &mut self,
+        _thread: &mut Self::Thread,
+        _ctx: &mut ThreadContext,
+        _code: &mut dyn CodeControl,
+    ) {
+    }
+
+    /// That child's guest has ended: ends its process. Nothing is locked.
+    fn end_child(_end: EnvAction) -> ! {
+        unreachable!("no child was asked for")
+    }
+
+    /// In the parent: that child has left the memory, or the call has failed with `result`.
+    fn child_left(
+        &mut self,
+        _thread: &mut Self::Thread,
+        _ctx: &mut ThreadContext,
+        _code: &mut dyn CodeControl,
+        _child: &Self::Thread,
+        _result: i64,
+    ) -> EnvAction {
+        unreachable!("no child was asked for")
+    }
 
     /// Code in `range` is about to be predecoded or translated: from now on the
     /// surroundings must report changes to it (for writable pages by write-protecting them).

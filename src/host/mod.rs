@@ -2,14 +2,18 @@
 //! layout, executable memory mapped twice (never writable and executable at one address),
 //! raw system calls, threads of its own. Knows nothing of guests.
 
+mod clone;
 mod dispositions;
 mod dual_map;
+mod environment;
 mod features;
 pub mod probe;
 pub mod syscall;
 mod worker;
 
+pub use clone::{Stack, clone_onto};
 pub use dispositions::{Ignored, keep_c_heap_off_the_break};
-pub use dual_map::DualMap;
+pub use dual_map::{DualMap, DualMapCopy};
+pub use environment::environment;
 pub use features::{Component, Features, XsaveLayout};
 pub use worker::Worker;

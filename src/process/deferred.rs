@@ -20,6 +20,8 @@ impl CodeControl for Deferred {
 
     fn finish_workers(&mut self) {}
 
+    fn keep_learned(&mut self) {}
+
     fn stop_world(&mut self) {}
 
     fn add_thread(&mut self, _: &mut ThreadContext) -> bool {

@@ -6,11 +6,12 @@ use super::Process;
 use super::host_signals::Host;
 use super::memory::{FAULT_FETCH, FAULT_WRITE, ProcessMemory, SEGV_ACCERR, SEGV_MAPERR};
 use super::notice::Notice;
+use super::share::end_sharing_child;
 use super::signals::{Signals, signal_for};
 use super::thread::ThreadState;
-use crate::addr::GuestAddr;
+use crate::addr::{GuestAddr, HostAddr};
 use crate::guest::{
-    CodeControl, EnvAction, GuestEnv, GuestTrap, MemoryFault, ThreadContext, Watched,
+    CodeControl, EnvAction, GuestEnv, GuestTrap, HostCall, MemoryFault, ThreadContext, Watched,
 };
 use crate::native::IdentityMemory;
 
@@ -96,6 +97,48 @@ impl GuestEnv for Process {
         code: &mut dyn CodeControl,
     ) -> EnvAction {
         self.with_signals(thread, ctx, code, |signals| signals.deliver_pending())
+    }
+
+    fn forked(
+        &mut self,
+        thread: &mut ThreadState,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+        result: i64,
+    ) -> EnvAction {
+        self.after_fork(thread, ctx, code, result)
+    }
+
+    fn begin_child(
+        &mut self,
+        thread: &mut ThreadState,
+        stack: Range<HostAddr>,
+    ) -> (ThreadState, HostCall) {
+        self.make_sharing_child(thread, stack)
+    }
+
+    fn child_began(
+        &mut self,
+        thread: &mut ThreadState,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+    ) {
+        self.sharing_child_began(thread, ctx, code);
+    }
+
+    fn end_child(end: EnvAction) -> ! {
+        end_sharing_child(end)
+    }
+
+    fn child_left(
+        &mut self,
+        thread: &mut ThreadState,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+        child: &ThreadState,
+        result: i64,
+    ) -> EnvAction {
+        self.sharing_child_left(thread, ctx, code, child, result)
     }
 
     fn watch_code(&mut self, range: Range<GuestAddr>) -> Watched {

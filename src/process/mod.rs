@@ -7,7 +7,8 @@
 //! itself), what belongs to one process among them ([`ProcessRecord`]), and what belongs to
 //! one thread ([`ThreadState`]). The calling thread's comes to every method as `thread`.
 //!
-//! Not here yet: child processes (their calls fail with a notice).
+//! Programs that the guest executes ([`exec`]) and its children ([`fork`], [`share`]) run
+//! under Temper too.
 //!
 //! [`GuestEnv`]: crate::guest::GuestEnv
 
@@ -17,6 +18,8 @@ mod deferred;
 mod descriptors;
 pub mod elf;
 mod env;
+pub mod exec;
+mod fork;
 mod host_signals;
 mod identity;
 mod load;
@@ -25,6 +28,7 @@ mod notice;
 mod procfs;
 mod record;
 pub mod seccomp;
+mod share;
 pub mod signals;
 mod stack;
 #[cfg(test)]
@@ -135,6 +139,11 @@ impl Process {
     /// The descriptor that was given to [`Process::load`], wherever it is now.
     pub fn own_descriptor(&self, thread: &ThreadState) -> Option<BorrowedFd<'_>> {
         self.records.of(thread).own_descriptor.borrow()
+    }
+
+    /// Whether the thread's process is a child of the one that was started.
+    pub fn is_child(&self, thread: &ThreadState) -> bool {
+        self.records.of(thread).is_child
     }
 
     /// What happened so far.

@@ -1,9 +1,10 @@
 //! What belongs to one guest thread beyond its registers.
 
+use super::exec::Executing;
 use super::record::RecordId;
 use super::seccomp::ThreadSeccomp;
 use super::signals::ThreadSignals;
-use super::syscalls::After;
+use super::syscalls::{After, CloneRequest};
 use crate::addr::GuestAddr;
 
 /// See the module documentation.
@@ -19,6 +20,9 @@ pub struct ThreadState {
     pub(super) seccomp: ThreadSeccomp,
     /// What the call under way is for.
     pub(super) after: After,
+    /// What the kernel reads while it executes a program or makes a child for this thread.
+    pub(super) executing: Option<Box<Executing>>,
+    pub(super) cloning: Option<Box<CloneRequest>>,
 }
 
 impl ThreadState {
@@ -31,6 +35,8 @@ impl ThreadState {
             robust_list: GuestAddr(0),
             seccomp: ThreadSeccomp::default(),
             after: After::Return,
+            executing: None,
+            cloning: None,
         }
     }
 

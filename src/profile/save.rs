@@ -243,7 +243,7 @@ impl Profile {
     /// Merges into the database what was counted since the last save, and starts the
     /// counters anew. Does nothing without a store. Blocks keep their numbers.
     pub fn save(&mut self, durability: Durability) -> SaveReport {
-        let left_over = self.end_timed_saves();
+        let left_over = self.take_left_over();
         let mut report = SaveReport::default();
         for batch in left_over.into_iter().chain(self.collect(Occasion::End)) {
             let part = batch.merge(durability);

@@ -110,12 +110,11 @@ impl Profile {
         }
     }
 
-    /// Ends saving from time to time; what it left is to be saved now.
-    pub(super) fn end_timed_saves(&mut self) -> Vec<SaveBatch> {
+    /// What saves from time to time left to be saved.
+    pub(super) fn take_left_over(&mut self) -> Vec<SaveBatch> {
         self.finish_timed_save();
-        self.timed
-            .take()
-            .map_or_else(Vec::new, |timed| timed.left_over)
+        let timed = self.timed.as_mut();
+        timed.map_or_else(Vec::new, |timed| std::mem::take(&mut timed.left_over))
     }
 
     /// As for a new process: nothing is under way or left over.

@@ -6,6 +6,7 @@
 //! `skipped: why`.
 
 mod case;
+mod children;
 mod compilers;
 mod compression;
 mod files;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         languages::cases(),
         compilers::cases(),
         sources::cases(),
+        children::cases(),
     ];
     let mut trials = special::trials();
     trials.extend(privileges::trials());

@@ -309,7 +309,7 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
 
     /// Gives the host the guest's mask, unless a signal is recorded: then everything stays
     /// blocked until its delivery, which comes back here.
-    pub(super) fn update_host_mask(&mut self) {
+    pub fn update_host_mask(&mut self) {
         // Blocked first: otherwise a signal recorded between the look and the change would
         // lose its protection against a second one.
         host::block(SigSet::all_asynchronous());

@@ -173,6 +173,22 @@ pub fn raise(signo: i32) {
 pub fn die_by(signo: i32) -> ! {
     // SAFETY: affects only this process, which is ending.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
+    die(signo)
+}
+
+/// As [`die_by`], in a process whose memory (and with it what PR_SET_DUMPABLE says) is its
+/// parent's too.
+pub fn die_sharing(signo: i32) -> ! {
+    let none = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: affects only this process, which is ending.
+    unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
+    die(signo)
+}
+
+fn die(signo: i32) -> ! {
     give_to_kernel(signo, false);
     set_mask(SigSet(!0).without(signo));
     raise(signo);

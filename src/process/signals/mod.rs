@@ -23,6 +23,7 @@
 
 mod action;
 mod calls;
+mod child;
 mod deliver;
 mod exec;
 mod fpstate;
@@ -37,7 +38,7 @@ mod wait;
 mod tests;
 
 pub use action::{Action, DefaultAction, Dispositions, default_action, sa};
-pub use host::{HostDisposition, HostFlags, HostHandlers, Inherited, die_by};
+pub use host::{HostDisposition, HostFlags, HostHandlers, Inherited, die_by, die_sharing};
 /// The calling thread's mask in the host.
 pub mod host_mask {
     pub use super::host::{block, set_mask};

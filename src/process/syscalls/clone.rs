@@ -1,10 +1,13 @@
-//! clone(2) and clone3(2): what the guest asks for, in one form, and new threads.
+//! fork(2), vfork(2), clone(2) and clone3(2): what the guest asks for, in one form, and new
+//! threads. Other children: [`super::children`].
 
 use ::syscalls::Sysno;
 
-use super::Call;
-use crate::addr::GuestAddr;
-use crate::guest::{CodeControl, Gpr, GuestMemory, ThreadContext};
+use std::ops::Range;
+
+use super::{Call, Ending};
+use crate::addr::{GuestAddr, HostAddr};
+use crate::guest::{CodeControl, Gpr, GuestMemory, HostCall, ThreadContext};
 use crate::host::syscall::{Errno, SyscallResult};
 use crate::process::Process;
 use crate::process::thread::ThreadState;
@@ -55,13 +58,100 @@ pub struct CloneRequest {
     pub tls: u64,
     pub parent_tid: u64,
     pub child_tid: u64,
+    pub pidfd: u64,
     /// Where chosen ids are, and how many.
     pub set_tid: [u64; 2],
+    form: Form,
 }
 
+/// How the guest asked, because that is how the kernel is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Form {
+    /// clone's flags as they were.
+    Clone { flags: u64 },
+    /// clone3's structure.
+    Clone3 { words: [u64; WORDS] },
+}
+
+impl Default for Form {
+    fn default() -> Form {
+        Form::Clone { flags: 0 }
+    }
+}
+
+/// Flags of a child process whose work is Temper's: the kernel's would be on the host's state.
+const TEMPERS: u64 = bits(libc::CLONE_SETTLS) | CLEAR_SIGHAND;
+/// CLONE_CLEAR_SIGHAND, which only clone3 has.
+pub const CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+
 impl CloneRequest {
+    /// What the kernel isn't asked, it can't refuse.
+    fn check(&self) -> Result<(), Errno> {
+        let sighand = self.has(libc::CLONE_SIGHAND);
+        if self.has(libc::CLONE_THREAD) && !sighand
+            || sighand && (!self.has(libc::CLONE_VM) || self.flags & CLEAR_SIGHAND != 0)
+        {
+            return Err(Errno(libc::EINVAL));
+        }
+        if self.has(libc::CLONE_SETTLS) && self.tls >= TASK_SIZE {
+            return Err(Errno(libc::EPERM));
+        }
+        Ok(())
+    }
+
     pub fn has(&self, flag: i32) -> bool {
         self.flags & bits(flag) != 0
+    }
+
+    /// fork(2).
+    pub fn fork() -> CloneRequest {
+        CloneRequest::from_clone([libc::SIGCHLD as u64, 0, 0, 0, 0, 0])
+    }
+
+    /// vfork(2).
+    pub fn vfork() -> CloneRequest {
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        CloneRequest::from_clone([bits(flags), 0, 0, 0, 0, 0])
+    }
+
+    /// The words that the kernel writes for a child process.
+    pub fn outputs(&self) -> impl Iterator<Item = GuestAddr> {
+        [
+            (libc::CLONE_PARENT_SETTID, self.parent_tid),
+            (libc::CLONE_CHILD_SETTID, self.child_tid),
+            (libc::CLONE_PIDFD, self.pidfd),
+        ]
+        .into_iter()
+        .filter(|(flag, _)| self.has(*flag))
+        .map(|(_, at)| GuestAddr(at))
+    }
+
+    /// The kernel's part of making a child process: on that stack of Temper's, else on a copy
+    /// of the caller's. The call refers to `self`.
+    pub fn host_call(&mut self, stack: Option<Range<HostAddr>>) -> HostCall {
+        let (start, end) = stack.map_or((0, 0), |stack| (stack.start.0, stack.end.0));
+        match &mut self.form {
+            Form::Clone { flags } => HostCall {
+                number: Sysno::clone.id() as u64,
+                args: [
+                    *flags & !TEMPERS,
+                    end,
+                    self.parent_tid,
+                    self.child_tid,
+                    0,
+                    0,
+                ],
+            },
+            Form::Clone3 { words } => {
+                words[0] &= !TEMPERS;
+                // Stack, its size, TLS.
+                words[5..8].copy_from_slice(&[start, end - start, 0]);
+                HostCall {
+                    number: Sysno::clone3.id() as u64,
+                    args: [words.as_ptr() as u64, size_of_val(words) as u64, 0, 0, 0, 0],
+                }
+            }
+        }
     }
 
     /// From clone's arguments.
@@ -75,7 +165,9 @@ impl CloneRequest {
             tls,
             parent_tid,
             child_tid,
-            ..CloneRequest::default()
+            pidfd: parent_tid,
+            set_tid: [0; 2],
+            form: Form::Clone { flags },
         }
     }
 
@@ -108,7 +200,7 @@ impl CloneRequest {
         }
         let [
             flags,
-            _pidfd,
+            pidfd,
             child_tid,
             parent_tid,
             exit_signal,
@@ -134,7 +226,9 @@ impl CloneRequest {
             tls,
             parent_tid,
             child_tid,
+            pidfd,
             set_tid: [ids, id_count],
+            form: Form::Clone3 { words },
         })
     }
 }
@@ -147,21 +241,19 @@ impl Process {
         thread: &mut ThreadState,
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
-    ) -> SyscallResult {
+    ) -> Ending {
         let request = if sysno == Sysno::clone {
-            CloneRequest::from_clone(call.args)
+            Ok(CloneRequest::from_clone(call.args))
         } else {
             let (memory, _) = self.memory.parts();
-            CloneRequest::from_clone3(memory, call.args[0], call.args[1])?
+            CloneRequest::from_clone3(memory, call.args[0], call.args[1])
         };
-        let sighand = request.has(libc::CLONE_SIGHAND);
-        if request.has(libc::CLONE_THREAD) && !sighand || sighand && !request.has(libc::CLONE_VM) {
-            return Err(Errno(libc::EINVAL));
-        }
-        if request.has(libc::CLONE_THREAD) {
-            self.clone_thread(request, thread, ctx, code)
-        } else {
-            self.not_supported(sysno.name(), libc::ENOSYS, thread)
+        match request.and_then(|request| request.check().map(|()| request)) {
+            Ok(request) if request.has(libc::CLONE_THREAD) => {
+                self.clone_thread(request, thread, ctx, code).into()
+            }
+            Ok(request) => self.make_child(call, request, thread, ctx, code),
+            Err(errno) => Err(errno).into(),
         }
     }
 
@@ -178,9 +270,6 @@ impl Process {
         }
         if request.flags & !FOR_THREADS != 0 || request.set_tid != [0; 2] {
             return self.not_supported("clone of a thread with these flags", libc::ENOSYS, thread);
-        }
-        if request.has(libc::CLONE_SETTLS) && request.tls >= TASK_SIZE {
-            return Err(Errno(libc::EPERM));
         }
         let mut child = Thread::new(ctx.for_child(), thread.for_thread());
         let cpu = &mut child.ctx.cpu;
@@ -229,4 +318,49 @@ impl Process {
 fn own_id() -> i32 {
     // SAFETY: asks only.
     unsafe { libc::gettid() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::native::{IdentityMemory, install_test_handler};
+
+    fn clone3(words: &[u64], size: u64) -> Result<CloneRequest, Errno> {
+        install_test_handler();
+        CloneRequest::from_clone3(&mut IdentityMemory, words.as_ptr() as u64, size)
+    }
+
+    #[test]
+    fn the_kernel_sees_neither_the_guests_stack_nor_its_tls() {
+        let flags = bits(libc::CLONE_SETTLS | libc::CLONE_CHILD_SETTID);
+        let mut request = CloneRequest::from_clone([flags | 17, 0x1000, 1, 2, 3, 0]);
+        assert_eq!((request.stack, request.tls), (0x1000, 3));
+        let told = bits(libc::CLONE_CHILD_SETTID | 17);
+        assert_eq!(request.host_call(None).args, [told, 0, 1, 2, 0, 0]);
+        let stack = HostAddr(0x5000)..HostAddr(0x6000);
+        assert_eq!(request.host_call(Some(stack)).args[1], 0x6000);
+        let outputs: Vec<GuestAddr> = request.outputs().collect();
+        assert_eq!(outputs, [GuestAddr(2)]);
+    }
+
+    #[test]
+    fn clone3_is_read_as_the_kernel_reads_it() {
+        let words = [CLEAR_SIGHAND, 1, 2, 3, 17, 0x1000, 0x100, 7, 0, 0, 0, 0];
+        let mut request = clone3(&words, 88).expect("a request");
+        assert_eq!(request.stack, 0x1100);
+        let tids = (request.pidfd, request.child_tid, request.parent_tid);
+        assert_eq!(tids, (1, 2, 3));
+        let call = request.host_call(None);
+        // SAFETY: the call points to the request's words.
+        let seen = unsafe { std::slice::from_raw_parts(call.args[0] as *const u64, WORDS) };
+        assert_eq!(seen, [0, 1, 2, 3, 17, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(clone3(&words, 63).err(), Some(Errno(libc::EINVAL)));
+        assert_eq!(clone3(&words, 5000).err(), Some(Errno(libc::E2BIG)));
+        let mut more = words;
+        more[11] = 1;
+        assert_eq!(clone3(&more, 96).err(), Some(Errno(libc::E2BIG)));
+        let mut stack = words;
+        stack[6] = 0;
+        assert_eq!(clone3(&stack, 88).err(), Some(Errno(libc::EINVAL)));
+    }
 }

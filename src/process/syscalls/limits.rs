@@ -3,6 +3,7 @@
 //! Temper's reservations: the host's limit is the guest's plus what is Temper's.
 
 use ::syscalls::Sysno;
+use serde::{Deserialize, Serialize};
 
 use super::Call;
 use crate::addr::{GuestAddr, PAGE_SIZE};
@@ -38,7 +39,7 @@ impl MemoryLimit {
 }
 
 /// Memory limits as the guest set them, soft and hard.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct MemoryLimits {
     address_space: Option<[u64; 2]>,
     data: Option<[u64; 2]>,

@@ -25,6 +25,7 @@ use super::thread::ThreadState;
 use crate::addr::GuestAddr;
 use crate::guest::{CodeControl, EnvAction, Gpr, GuestMemory, HostCall, ThreadContext};
 use crate::host::syscall::{Errno, SyscallResult, decode, encode, raw};
+pub use clone::{CLEAR_SIGHAND, CloneRequest};
 pub use limits::MemoryLimits;
 use table::Family;
 
@@ -98,6 +99,16 @@ pub enum After {
     FileWritten(Sysno, Call),
     /// A wait of the signal calls.
     SignalWait,
+    /// An execve, which has failed if it returns.
+    Exec,
+}
+
+impl Ending {
+    /// The guest is to make its call again.
+    fn again(ctx: &mut ThreadContext) -> Ending {
+        ctx.cpu.rip = ctx.cpu.rip.wrapping_sub(SYSCALL_BYTES);
+        Ending::Action(EnvAction::Continue)
+    }
 }
 
 impl From<SyscallResult> for Ending {
@@ -161,10 +172,12 @@ impl Process {
             (After::SignalWait, result) => self
                 .with_signals(thread, ctx, code, |signals| signals.call_returned(result))
                 .into(),
-            (After::Return | After::FileWritten(..), None) => {
-                ctx.cpu.rip = ctx.cpu.rip.wrapping_sub(SYSCALL_BYTES);
-                Ending::Action(EnvAction::Continue)
+            (After::Exec, result) => {
+                self.exec_failed(result, thread);
+                self.with_signals(thread, ctx, code, |signals| signals.after_failed_exec());
+                result.map_or_else(|| Ending::again(ctx), |result| decode(result).into())
             }
+            (After::Return | After::FileWritten(..), None) => Ending::again(ctx),
             (After::Return, Some(result)) => decode(result).into(),
             (After::FileWritten(sysno, call), Some(result)) => {
                 self.file_written(sysno, call, code);
@@ -231,7 +244,7 @@ impl Process {
             Family::Memory => self.memory_call(sysno, call, code).into(),
             Family::Paths => self.path_call(sysno, call, thread),
             Family::Signals => self.signal_call(call, thread, ctx, code),
-            Family::Children => self.child_call(sysno, call, thread, ctx, code).into(),
+            Family::Children => self.child_call(sysno, call, thread, ctx, code),
             Family::Lifetime => self.lifetime_call(sysno, call, thread, code),
             Family::Modes => self.mode_call(sysno, call, thread, ctx, code).into(),
             Family::Limits => self.limit_call(sysno, call, thread).into(),

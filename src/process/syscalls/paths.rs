@@ -61,7 +61,7 @@ impl Process {
 
     /// Which file about this process a path leads to, if any. Most calls are done after
     /// a look at six bytes.
-    fn proc_file(&mut self, folder: u64, path: u64) -> Option<ProcFile> {
+    pub(super) fn proc_file(&mut self, folder: u64, path: u64) -> Option<ProcFile> {
         let (memory, _) = self.memory.parts();
         procfs::recognize(memory, folder as i32, GuestAddr(path))
     }
