@@ -23,6 +23,7 @@ impl Process {
         if result == 0 {
             thread.signals = thread.signals.for_child(false);
             self.records.keep_only(thread);
+            self.filters.keep_only(&thread.seccomp);
             let record = self.records.of_mut(thread);
             // A copy of standard error that stays open would keep a reader waiting for a daemon.
             record

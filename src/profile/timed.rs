@@ -40,6 +40,8 @@ pub(super) struct TimedSaves {
     under_way: Option<(Slot, Worker<SaveReport>)>,
     /// What no worker could be had for: saved at the end.
     left_over: Vec<SaveBatch>,
+    /// How many have asked for no saves for a while.
+    suspended: u32,
     /// No more until the end: there are no workers, or something is wrong with the directory.
     given_up: bool,
 }
@@ -53,6 +55,7 @@ impl Profile {
                 due: Instant::now() + times.first,
                 under_way: None,
                 left_over: Vec::new(),
+                suspended: 0,
                 given_up: false,
             });
         }
@@ -64,7 +67,7 @@ impl Profile {
             return;
         };
         let now = Instant::now();
-        if now < timed.due || timed.given_up {
+        if now < timed.due || timed.given_up || timed.suspended > 0 {
             return;
         }
         timed.due = now + timed.times.every;
@@ -107,6 +110,21 @@ impl Profile {
                 timed.given_up |= !lasting.is_empty();
             }
             self.warn(over);
+        }
+    }
+
+    /// No timed save is under way from here on, until
+    /// [`Profile::resume_timed_saves`] was called as often as this.
+    pub fn suspend_timed_saves(&mut self) {
+        self.finish_timed_save();
+        if let Some(timed) = &mut self.timed {
+            timed.suspended += 1;
+        }
+    }
+
+    pub fn resume_timed_saves(&mut self) {
+        if let Some(timed) = &mut self.timed {
+            timed.suspended = timed.suspended.saturating_sub(1);
         }
     }
 

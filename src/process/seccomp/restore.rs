@@ -4,31 +4,23 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::program::INSTRUCTION_BYTES;
 use super::{Filter, Invalid, Program, RawInstruction, Seccomp};
 
 /// A thread's seccomp state as plain data.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize, Debug)]
 pub struct Carried {
     pub strict: bool,
-    /// Oldest first; an instruction is the bytes of a struct sock_filter.
-    pub filters: Vec<Vec<[u8; 8]>>,
+    /// Oldest first; the bytes of the struct sock_filters in hexadecimal, which is short
+    /// enough for arguments of a program.
+    pub filters: Vec<String>,
 }
 
 impl Seccomp {
     pub fn carried(&self) -> Carried {
         let filters = match self {
             Seccomp::Off | Seccomp::Strict => Vec::new(),
-            Seccomp::Filtered(filters) => filters
-                .iter()
-                .map(|filter| {
-                    filter
-                        .program
-                        .raw()
-                        .iter()
-                        .map(|raw| raw.to_bytes())
-                        .collect()
-                })
-                .collect(),
+            Seccomp::Filtered(filters) => filters.iter().map(|filter| hex(filter)).collect(),
         };
         Carried {
             strict: matches!(self, Seccomp::Strict),
@@ -42,10 +34,7 @@ impl Seccomp {
         let filters = carried
             .filters
             .iter()
-            .map(|filter| {
-                let raw = filter.iter().copied().map(RawInstruction::from_bytes);
-                Ok(Arc::new(Filter::new(Program::new(raw.collect())?)))
-            })
+            .map(|text| Ok(Arc::new(Filter::new(program(text)?))))
             .collect::<Result<Vec<_>, Invalid>>()?;
         match (carried.strict, filters.is_empty()) {
             (false, true) => Ok(Seccomp::Off),
@@ -54,4 +43,26 @@ impl Seccomp {
             (true, false) => Err(Invalid),
         }
     }
+}
+
+/// Digits of one instruction.
+const DIGITS: usize = 2 * INSTRUCTION_BYTES;
+
+fn hex(filter: &Filter) -> String {
+    let raw = filter.program.raw().iter();
+    raw.map(|raw| format!("{:016x}", u64::from_be_bytes(raw.to_bytes())))
+        .collect()
+}
+
+fn program(text: &str) -> Result<Program, Invalid> {
+    let (instructions, rest) = text.as_bytes().as_chunks::<DIGITS>();
+    if !rest.is_empty() {
+        return Err(Invalid);
+    }
+    let raw = instructions.iter().map(|digits| {
+        let digits = std::str::from_utf8(digits).map_err(|_| Invalid)?;
+        let bits = u64::from_str_radix(digits, 16).map_err(|_| Invalid)?;
+        Ok(RawInstruction::from_bytes(bits.to_be_bytes()))
+    });
+    Program::new(raw.collect::<Result<_, Invalid>>()?)
 }
