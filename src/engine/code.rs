@@ -132,6 +132,10 @@ impl<M: GuestMemory> CodeControl for Code<M> {
         }
     }
 
+    fn finish_workers(&mut self) {
+        self.profile.finish_timed_save();
+    }
+
     fn keep_learned(&mut self) {
         // A limit on the size of files is met by an error, not by a death.
         let limited = Ignored::new(SIGXFSZ);

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::code::Code;
+use super::counters::Counters;
 use super::lockstep::Prepared;
 use super::promote::{decode_watched, describe, promote};
 use super::stats::Stats;
@@ -157,9 +158,7 @@ impl<E: GuestEnv> Engine<E> {
                     return EnvAction::Continue;
                 }
                 self.stats.exits.syscall += 1;
-                if let Some(counters) = &mut self.code.counters {
-                    thread.burst += counters.visited();
-                }
+                self.look_at_the_clock(thread);
                 self.stats.syscalls.handled += 1;
                 env.syscall(&mut thread.own, &mut thread.ctx, &mut self.code)
             }
@@ -181,12 +180,24 @@ impl<E: GuestEnv> Engine<E> {
                 if let Some(counters) = &mut self.code.counters {
                     let decision = counters.ran_out(head);
                     thread.burst += decision.burst;
+                    if decision.burst > 0 {
+                        self.code.profile.save_if_due();
+                    }
                     if decision.disable {
                         self.code.cache.disable_counter(head);
                     }
                 }
                 EnvAction::Continue
             }
+        }
+    }
+
+    /// What is to be done some times a second, at a visit to the dispatcher.
+    fn look_at_the_clock(&mut self, thread: &mut GuestThread<E>) {
+        let burst = self.code.counters.as_mut().map_or(0, Counters::visited);
+        if burst > 0 {
+            thread.burst += burst;
+            self.code.profile.save_if_due();
         }
     }
 
@@ -421,6 +432,7 @@ impl<E: GuestEnv> Engine<E> {
             BlockEnd::Syscall { at, .. } if thread.ctx.cpu.rip != at.0 => EnvAction::Continue,
             BlockEnd::Syscall { next, .. } => {
                 thread.ctx.cpu.rip = next.0;
+                self.look_at_the_clock(thread);
                 self.stats.syscalls.handled += 1;
                 env.syscall(&mut thread.own, &mut thread.ctx, &mut self.code)
             }

@@ -27,6 +27,11 @@ pub trait CodeControl {
     /// (bytes) on, so that what is learned of it can be kept for later runs.
     fn module_mapped(&mut self, range: Range<GuestAddr>, path: &Path, file_offset: u64);
 
+    /// Waits until only guest threads are left in the process. Called before what concerns one
+    /// thread alone to the host but all of a program to its author (credentials, namespaces),
+    /// and before fork. No other thread comes into being while the caller handles its event.
+    fn finish_workers(&mut self);
+
     /// The process is about to become another program: saves what was learned so far.
     fn keep_learned(&mut self);
 

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::Process;
 use super::host_signals::Host;
 use super::memory::{FAULT_FETCH, FAULT_WRITE, ProcessMemory, SEGV_ACCERR, SEGV_MAPERR};
 use super::notice::Notice;
@@ -9,7 +10,6 @@ use super::share::end_sharing_child;
 use super::signals::{Signals, signal_for};
 use super::syscalls::may_write;
 use super::thread::ThreadState;
-use super::{Process, vdso};
 use crate::addr::{GuestAddr, HostAddr};
 use crate::guest::{
     CallsInFlight, CodeControl, EnvAction, GuestEnv, GuestTrap, HostCall, MemoryFault,
@@ -64,9 +64,9 @@ impl GuestEnv for Process {
                 return EnvAction::Continue;
             }
             if fault.error_code & FAULT_FETCH != 0
-                && vdso::emulate_vsyscall(ctx, self.memory.parts().0)
+                && let Some(action) = self.vsyscall(thread, ctx, code)
             {
-                return EnvAction::Continue;
+                return action;
             }
             self.as_the_guest_sees_it(fault);
         }

@@ -46,6 +46,7 @@ impl Process {
         let record = self.records.add(record);
         let mut child = ThreadState::new(record, thread.signals.for_child(false));
         child.cloning = thread.cloning.clone();
+        child.seccomp = thread.seccomp.inherited();
         (child, call)
     }
 

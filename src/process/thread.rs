@@ -2,6 +2,7 @@
 
 use super::exec::Executing;
 use super::record::RecordId;
+use super::seccomp::ThreadSeccomp;
 use super::signals::ThreadSignals;
 use super::syscalls::{After, CloneRequest};
 use crate::addr::GuestAddr;
@@ -16,6 +17,7 @@ pub struct ThreadState {
     pub(super) clear_child_tid: GuestAddr,
     /// set_robust_list(2).
     pub(super) robust_list: GuestAddr,
+    pub(super) seccomp: ThreadSeccomp,
     /// What the call under way is for.
     pub(super) after: After,
     /// RCX and R11 before it, which SYSCALL overwrites.
@@ -38,6 +40,7 @@ impl ThreadState {
             signals,
             clear_child_tid: GuestAddr(0),
             robust_list: GuestAddr(0),
+            seccomp: ThreadSeccomp::default(),
             after: After::Return,
             before_call: [0; 2],
             executing: None,
@@ -47,6 +50,9 @@ impl ThreadState {
 
     /// Another thread of the same process, made by this one.
     pub(super) fn for_thread(&self) -> ThreadState {
-        ThreadState::new(self.record, self.signals.for_child(true))
+        ThreadState {
+            seccomp: self.seccomp.inherited(),
+            ..ThreadState::new(self.record, self.signals.for_child(true))
+        }
     }
 }

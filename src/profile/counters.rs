@@ -14,7 +14,9 @@ use super::known::{KnownBlocks, KnownHot};
 use super::live::{BlockId, EndKind, LiveBlock, LiveBlocks, NO_SITE};
 use super::modules::{ModuleIndex, ModuleMap};
 use super::paths::{PathKey, PathRecorder};
+use super::save::Saved;
 use super::site::Site;
+use super::timed::TimedSaves;
 use crate::addr::GuestAddr;
 use crate::decode::Block;
 
@@ -63,8 +65,9 @@ pub struct Profile {
     /// By module; `None` until the module is asked about.
     pub(super) known: Vec<Option<KnownBlocks>>,
     pub(super) retired: Vec<Retired>,
-    /// By module: a save of this run has been merged already.
-    pub(super) merged: Vec<bool>,
+    /// By module: what saves of this run did.
+    pub(super) saved: Vec<Saved>,
+    pub(super) timed: Option<TimedSaves>,
     pub(super) stats: ProfileStats,
     pub(super) paths: PathRecorder,
     pub(super) index: BlockIndex,
@@ -86,7 +89,8 @@ impl Profile {
             store,
             known: Vec::new(),
             retired: Vec::new(),
-            merged: Vec::new(),
+            saved: Vec::new(),
+            timed: None,
             stats: ProfileStats::default(),
             paths: PathRecorder::new(),
             index: BlockIndex::new(),
@@ -113,6 +117,10 @@ impl Profile {
     }
 
     /// What went wrong with the profile directory since the last call; the run goes on.
+    pub(super) fn warn(&mut self, errors: Vec<Error>) {
+        self.warnings.extend(errors);
+    }
+
     pub fn take_warnings(&mut self) -> Vec<Error> {
         std::mem::take(&mut self.warnings)
     }
@@ -130,7 +138,7 @@ impl Profile {
         let modules = self.modules.modules().len();
         self.known.resize_with(modules, || None);
         self.retired.resize_with(modules, Retired::default);
-        self.merged.resize(modules, false);
+        self.saved.resize(modules, Saved::Nothing);
         module
     }
 
@@ -502,7 +510,8 @@ impl Profile {
         self.sites.fill_with(Site::default);
         self.paths.clear();
         self.retired.fill_with(Retired::default);
-        self.merged.fill(false);
+        self.saved.fill(Saved::Nothing);
+        self.restart_timed_saves();
     }
 }
 

@@ -16,6 +16,7 @@ mod modules;
 mod paths;
 mod save;
 mod site;
+mod timed;
 
 pub use counters::{Outcome, Profile, ProfileStats};
 pub use identity::{Identities, Identity};
@@ -25,3 +26,4 @@ pub use modules::{ModuleIndex, ModuleMap};
 pub use paths::{MAX_OUTCOMES, PathKey};
 pub use profile_db::{Bias, Durability, Error as ProfileError, Store, Tier, default_profile_dir};
 pub use save::SaveReport;
+pub use timed::SaveTimes;

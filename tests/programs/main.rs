@@ -13,6 +13,8 @@ mod files;
 mod fixture;
 mod languages;
 mod modes;
+mod privileges;
+mod saves;
 mod signals;
 mod sources;
 mod special;
@@ -40,6 +42,8 @@ fn main() -> ExitCode {
         threads::cases(),
     ];
     let mut trials = special::trials();
+    trials.extend(privileges::trials());
+    trials.extend(saves::trials());
     for case in cases.into_iter().flatten().map(Arc::new) {
         for &mode in modes::ALL {
             if mode.affords(&case) {

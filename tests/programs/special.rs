@@ -10,9 +10,9 @@ use libtest_mimic::{Failed, Trial};
 use crate::fixture;
 use crate::support::{End, Outcome, run, temper};
 
-const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
-type Test = fn() -> Result<(), Failed>;
+pub type Test = fn() -> Result<(), Failed>;
 
 pub fn trials() -> Vec<Trial> {
     let tests: &[(&str, Test)] = &[
@@ -44,7 +44,7 @@ pub fn trials() -> Vec<Trial> {
         .collect()
 }
 
-fn guest(options: &[&str], command: &[&str]) -> Result<Outcome, Failed> {
+pub fn guest(options: &[&str], command: &[&str]) -> Result<Outcome, Failed> {
     let mut temper = temper();
     temper.arg("run").args(options).arg("--").args(command);
     if !options.contains(&"--profile-dir") {
@@ -53,7 +53,7 @@ fn guest(options: &[&str], command: &[&str]) -> Result<Outcome, Failed> {
     Ok(run(temper, b"", LIMIT)?)
 }
 
-fn same(what: &str, native: &Outcome, outcome: &Outcome) -> Result<(), Failed> {
+pub fn same(what: &str, native: &Outcome, outcome: &Outcome) -> Result<(), Failed> {
     if native == outcome {
         Ok(())
     } else {
@@ -61,7 +61,7 @@ fn same(what: &str, native: &Outcome, outcome: &Outcome) -> Result<(), Failed> {
     }
 }
 
-fn expect(fine: bool, what: &str, outcome: &Outcome) -> Result<(), Failed> {
+pub fn expect(fine: bool, what: &str, outcome: &Outcome) -> Result<(), Failed> {
     if fine {
         Ok(())
     } else {
@@ -69,7 +69,7 @@ fn expect(fine: bool, what: &str, outcome: &Outcome) -> Result<(), Failed> {
     }
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
