@@ -7,7 +7,7 @@ use iced_x86::code_asm::*;
 
 use temper::addr::{GuestAddr, HostAddr};
 use temper::engine::Code;
-use temper::engine::{Engine, Outcome, Settings, Tier};
+use temper::engine::{Engine, GuestThread, Outcome, Settings, Tier, World};
 use temper::guest::{CodeControl, EnvAction, Gpr, GuestEnv, GuestTrap, ThreadContext};
 use temper::host::DualMap;
 use temper::native::IdentityMemory;
@@ -21,12 +21,18 @@ struct Bare {
 
 impl GuestEnv for Bare {
     type Memory = IdentityMemory;
+    type Thread = ();
 
     fn memory(&mut self) -> &mut IdentityMemory {
         &mut self.memory
     }
 
-    fn syscall(&mut self, ctx: &mut ThreadContext, _: &mut dyn CodeControl) -> EnvAction {
+    fn syscall(
+        &mut self,
+        _: &mut (),
+        ctx: &mut ThreadContext,
+        _: &mut dyn CodeControl,
+    ) -> EnvAction {
         let number = ctx.cpu.get(Gpr::Rax) as i64;
         if number == libc::SYS_exit {
             return EnvAction::Exit(ctx.cpu.get(Gpr::Rdi) as i32);
@@ -38,8 +44,19 @@ impl GuestEnv for Bare {
         EnvAction::Continue
     }
 
+    fn call_returned(
+        &mut self,
+        _: &mut (),
+        _: &mut ThreadContext,
+        _: &mut dyn CodeControl,
+        _: Option<i64>,
+    ) -> EnvAction {
+        unreachable!("no call is asked for")
+    }
+
     fn trap(
         &mut self,
+        _: &mut (),
         ctx: &mut ThreadContext,
         trap: GuestTrap,
         _: &mut dyn CodeControl,
@@ -48,8 +65,13 @@ impl GuestEnv for Bare {
         EnvAction::Kill(libc::SIGSEGV)
     }
 
-    fn deliver_pending(&mut self, ctx: &mut ThreadContext, _: &mut dyn CodeControl) -> EnvAction {
-        ctx.pending = 0;
+    fn deliver_pending(
+        &mut self,
+        _: &mut (),
+        ctx: &mut ThreadContext,
+        _: &mut dyn CodeControl,
+    ) -> EnvAction {
+        ctx.set_signal_pending(false);
         EnvAction::Continue
     }
 
@@ -154,25 +176,29 @@ fn run(
     let mut map = DualMap::new(4096, Some(HostAddr(CODE))).expect("low memory");
     map.write_at(0, &bytes);
     let mut stack = vec![0u64; 1 << 16];
-    let mut ctx = Box::<ThreadContext>::default();
+    let mut thread = GuestThread::new(ThreadContext::default(), ());
+    let ctx = &mut thread.ctx;
     ctx.cpu.rip = CODE;
     ctx.cpu
         .set(Gpr::Rsp, stack.as_mut_ptr_range().end as u64 & !15);
     if pass_getpid {
-        ctx.pass_through[0] |= 1 << libc::SYS_getpid;
+        let mut mask = [0; 8];
+        mask[0] |= 1 << libc::SYS_getpid;
+        ctx.set_pass_through(mask);
     }
-    let mut env = Bare {
+    let env = Bare {
         memory: IdentityMemory,
         trap: None,
     };
-    let mut engine = Engine::new(
+    let engine = Engine::new(
         settings,
         Code::<IdentityMemory>::plain_decoder(),
         Profile::new(None),
     )
     .expect("an engine");
-    let outcome = engine.run(&mut ctx, &mut env);
-    (outcome, env.trap, engine.stats.clone())
+    let world = World::new(engine, env);
+    let (held, outcome) = world.run(&mut thread);
+    (outcome, held.env.trap, held.engine.stats.clone())
 }
 
 // One test: the engine owns fixed addresses and the process's signal handlers.

@@ -20,7 +20,8 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser, Subcommand};
 
 pub use failure::Failure;
-pub use run::run_program;
+
+use crate::process::exec::Resumed;
 
 /// Runs x86-64 programs and learns their hot paths
 #[derive(Parser, Debug)]
@@ -62,7 +63,10 @@ pub fn main() -> i32 {
     fail_as_one();
     crate::host::keep_c_heap_off_the_break();
     log_if_asked();
-    run_command(std::env::args_os())
+    match Resumed::read(std::env::args_os()) {
+        Some(resumed) => run::resume(resumed).unwrap_or_else(|failure| failure.report()),
+        None => run_command(std::env::args_os()),
+    }
 }
 
 /// TEMPER_LOG=FILTER (as `temper::translate=debug`) logs to standard error.
@@ -95,7 +99,7 @@ fn run_command(args: impl IntoIterator<Item = OsString>) -> i32 {
         Err(error) => return usage_error(&error),
     };
     let result = match cli.command {
-        Command::Run(args) => args.into_options().and_then(run_program),
+        Command::Run(args) => args.into_options().and_then(run::start),
         Command::Profile(args) => profile::run(&args).map(|()| 0),
         Command::Explain(args) => explain::run(&args).map(|()| 0),
         Command::Doctor(args) => doctor::run(&args),

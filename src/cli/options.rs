@@ -6,6 +6,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
 use super::lookup;
@@ -17,7 +18,7 @@ pub const DEFAULT_CACHE_MIB: u32 = 64;
 pub const MAX_CACHE_MIB: u32 = 128;
 
 /// The highest tier that guest code may reach.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize, Deserialize)]
 pub enum MaxTier {
     /// Everything is interpreted
     Interpreter,
@@ -26,7 +27,7 @@ pub enum MaxTier {
 }
 
 /// A stage whose products `--dump` prints on standard error.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize, Deserialize)]
 pub enum DumpStage {
     /// Guest blocks as decoded, with how each one ends
     Decode,
@@ -37,18 +38,18 @@ pub enum DumpStage {
 }
 
 /// Where profiles live.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum ProfileStore {
     /// Nothing is gathered, loaded or saved.
     Off,
     /// Nothing is loaded or saved, because no folder could be named (no HOME): not an
     /// error, but said once when statistics are asked for.
     Homeless,
-    Dir(PathBuf),
+    Dir(#[serde(with = "exact_path")] PathBuf),
 }
 
 /// What developers turn by environment variables, to find faults in Temper itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Developer {
     /// TEMPER_FLUSH_EVERY: empty the code cache at every Nth entry of generated code.
     pub flush_every: Option<NonZeroU64>,
@@ -60,22 +61,52 @@ pub struct Developer {
     pub stop_after: Option<u64>,
 }
 
-/// One run, completely described.
+/// What is to be run.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct RunOptions {
+pub struct Target {
     /// The file to run: found in PATH already, otherwise as it was given.
     pub program: PathBuf,
     /// The guest's whole argument vector; the first is the program as it was given.
     pub argv: Vec<OsString>,
+}
+
+/// How it is run. The same for all that it executes and for its children, whatever happens to
+/// the environment; see [`RunOptions::of_children`] for the exceptions.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RunOptions {
     pub profile: ProfileStore,
     pub max_tier: MaxTier,
     /// Bytes that generated code may occupy.
     pub cache_bytes: u64,
     pub stats: bool,
+    #[serde(with = "exact_path::optional")]
     pub stats_json: Option<PathBuf>,
     pub verify: bool,
     pub dump: Vec<DumpStage>,
     pub developer: Developer,
+}
+
+impl RunOptions {
+    /// Statistics are the first process's, of the last program that it executes.
+    pub fn of_children(&self) -> RunOptions {
+        RunOptions {
+            stats: false,
+            stats_json: None,
+            ..self.clone()
+        }
+    }
+
+    /// As one argument for the Temper that takes over.
+    pub fn to_text(&self) -> String {
+        serde_json::to_string(self).expect("plain data")
+    }
+
+    /// # Errors
+    /// The text isn't [`RunOptions::to_text`]'s.
+    pub fn from_text(text: &str) -> Result<RunOptions, Failure> {
+        serde_json::from_str(text)
+            .map_err(|error| Failure::own(format!("these options can't be taken over: {error}")))
+    }
 }
 
 /// The arguments of `temper run`.
@@ -143,29 +174,72 @@ impl RunArgs {
     ///
     /// # Errors
     /// The program isn't there (127) or can't be executed (126); a variable isn't a number.
-    pub fn into_options(self) -> Result<RunOptions, Failure> {
+    pub fn into_options(self) -> Result<(Target, RunOptions), Failure> {
         let developer = Developer::from_environment()?;
         let name = self.command.first().cloned().unwrap_or_default();
         let profile = if self.no_profile {
             ProfileStore::Off
         } else {
             match self.profile_dir.resolve() {
-                Some(dir) => ProfileStore::Dir(dir),
+                // The guest may change its working folder.
+                Some(dir) => ProfileStore::Dir(absolute(dir)),
                 None => ProfileStore::Homeless,
             }
         };
-        Ok(RunOptions {
+        let target = Target {
             program: lookup::program(&name)?,
             argv: self.command,
+        };
+        let options = RunOptions {
             profile,
             max_tier: self.max_tier,
             cache_bytes: u64::from(self.cache_size) << 20,
             stats: self.stats,
-            stats_json: self.stats_json,
+            stats_json: self.stats_json.map(absolute),
             verify: self.verify,
             dump: self.dump,
             developer,
-        })
+        };
+        Ok((target, options))
+    }
+}
+
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+/// Paths as the bytes that they are, UTF-8 or not.
+mod exact_path {
+    use std::ffi::OsString;
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_os_str().serialize(serializer)
+    }
+
+    pub fn deserialize<'a, D: Deserializer<'a>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        OsString::deserialize(deserializer).map(PathBuf::from)
+    }
+
+    pub mod optional {
+        use super::{Deserialize, Deserializer, OsString, PathBuf, Serialize, Serializer};
+
+        pub fn serialize<S: Serializer>(
+            path: &Option<PathBuf>,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            let text = path.as_ref().map(|path| path.as_os_str());
+            text.serialize(serializer)
+        }
+
+        pub fn deserialize<'a, D: Deserializer<'a>>(
+            deserializer: D,
+        ) -> Result<Option<PathBuf>, D::Error> {
+            let text = Option::<OsString>::deserialize(deserializer)?;
+            Ok(text.map(PathBuf::from))
+        }
     }
 }
 
@@ -190,4 +264,36 @@ fn number(name: &str) -> Result<Option<u64>, Failure> {
             "{name} must be a whole number, not {value:?}; unset it or give a number"
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStringExt;
+
+    #[test]
+    fn options_survive_as_text_and_children_show_no_statistics() {
+        let odd = PathBuf::from(OsString::from_vec(b"/odd \xff/\"dir".to_vec()));
+        let options = RunOptions {
+            profile: ProfileStore::Dir(odd.clone()),
+            max_tier: MaxTier::Interpreter,
+            cache_bytes: 1 << 20,
+            stats: true,
+            stats_json: Some(odd),
+            verify: false,
+            dump: vec![DumpStage::Blocks],
+            developer: Developer {
+                flush_every: NonZeroU64::new(7),
+                ..Developer::default()
+            },
+        };
+        assert_eq!(
+            RunOptions::from_text(&options.to_text()),
+            Ok(options.clone())
+        );
+        let children = options.of_children();
+        assert!(!children.stats && children.stats_json.is_none());
+        assert_eq!(children.profile, options.profile);
+        assert!(RunOptions::from_text("{}").is_err());
+    }
 }

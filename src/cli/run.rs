@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
@@ -11,78 +11,136 @@ use profile_db::Durability;
 
 use super::console;
 use super::failure::{Failure, STATUS_OWN};
-use super::options::{Developer, DumpStage, MaxTier, ProfileStore, RunOptions};
+use super::options::{Developer, DumpStage, MaxTier, ProfileStore, RunOptions, Target};
 use super::stats;
 use crate::engine::stats::Stats;
 use crate::engine::{Dump, Engine, Outcome, PROMOTE_AFTER, Settings, Tier};
-use crate::guest::ThreadContext;
-use crate::host::{Features, Ignored, probe};
+use crate::host::{Features, Ignored, environment, probe};
+use crate::process::elf::{Executable, LoadError};
+use crate::process::exec::{Kept, Relaunch, Resumed};
 use crate::process::signals::die_by;
-use crate::process::{LoadOptions, Process};
+use crate::process::{self, LoadOptions, Process, ThreadState};
 use crate::profile::{Profile, Store};
 
-/// Runs the guest to its end and gives its exit status. A guest that dies by a signal
-/// takes this process with it, so that the death is passed on as one.
+/// Runs a program as the command line asks.
 ///
 /// # Errors
 /// What keeps the program from starting, or Temper from going on.
-pub fn run_program(options: RunOptions) -> Result<i32, Failure> {
-    let started = Instant::now();
+pub fn start((target, options): (Target, RunOptions)) -> Result<i32, Failure> {
     if let Some(path) = &options.stats_json {
         // Known before the program runs, not after hours of it.
         create(path)?;
     }
     check_host()?;
+    let executable = Executable::open(&target.program).map_err(not_loaded)?;
+    let console = match (&options.profile, options.stats) {
+        (ProfileStore::Dir(_), _) | (_, true) => console::keep(),
+        (ProfileStore::Off | ProfileStore::Homeless, false) => None,
+    };
+    run_program(options, console, None, executable, target.argv)
+}
+
+/// Runs what a program under Temper has executed, in the same process.
+///
+/// # Errors
+/// As [`start`].
+pub fn resume(resumed: Resumed) -> Result<i32, Failure> {
+    let options = RunOptions::from_text(&resumed.options)?;
+    run_program(
+        options,
+        resumed.console,
+        Some(resumed.kept),
+        resumed.executable,
+        resumed.arguments,
+    )
+}
+
+fn not_loaded(error: LoadError) -> Failure {
+    Failure {
+        status: error.exit_status(),
+        message: error.to_string(),
+    }
+}
+
+/// Runs the guest to its end and gives its exit status. A guest that dies by a signal
+/// takes this process with it, so that the death is passed on as one.
+fn run_program(
+    options: RunOptions,
+    console: Option<OwnedFd>,
+    kept: Option<Kept>,
+    executable: Executable,
+    argv: Vec<OsString>,
+) -> Result<i32, Failure> {
+    let started = Instant::now();
     let load = LoadOptions {
-        own_descriptor: match (&options.profile, options.stats) {
-            (ProfileStore::Dir(_), _) | (_, true) => console::keep(),
-            (ProfileStore::Off | ProfileStore::Homeless, false) => None,
+        own_descriptor: console,
+        relaunch: Relaunch {
+            options: options.to_text(),
+            options_of_children: options.of_children().to_text(),
         },
+        kept,
         ..LoadOptions::default()
     };
-    let environment: Vec<OsString> = std::env::vars_os()
-        .map(|(mut name, value)| {
-            name.push("=");
-            name.push(value);
-            name
-        })
-        .collect();
-    let (mut process, start) =
-        Process::load(load, &options.program, options.argv.clone(), &environment).map_err(
-            |error| Failure {
-                status: error.exit_status(),
-                message: error.to_string(),
-            },
-        )?;
+    let loaded = Process::load(load, executable, argv, &environment()).map_err(not_loaded)?;
     let profile = Profile::new(open_store(&options.profile));
     let settings = engine_settings(&options);
-    let mut engine = Engine::new(settings, process.decoder(), profile).map_err(|error| {
+    let mut engine = Engine::new(settings, loaded.process.decoder(), profile).map_err(|error| {
         Failure::own(format!(
             "executable memory or fixed address ranges can't be had ({error}); \
              `temper doctor` says what this host lacks"
         ))
     })?;
-    process.announce_code(&mut engine.code);
-    let mut ctx = Box::<ThreadContext>::default();
-    start.apply(&mut ctx);
+    loaded.process.announce_code(&mut engine.code);
+    let closing = Box::new(move |engine: &mut _, process: &_, thread: &_, outcome| {
+        match close(&options, started, engine, process, thread, outcome) {
+            Ok(status) => status,
+            Err(failure) => failure.report(),
+        }
+    });
+    process::run(engine, loaded, closing)
+        .map_err(|errno| Failure::own(format!("memory for signals can't be had ({errno})")))
+}
 
-    let outcome = engine.run(&mut ctx, &mut process);
-
-    let console = process.own_descriptor();
+/// What remains when the guest has ended, in whichever thread it did.
+///
+/// # Errors
+/// The statistics can't be written.
+fn close(
+    options: &RunOptions,
+    started: Instant,
+    engine: &mut Engine<Process>,
+    process: &Process,
+    thread: &ThreadState,
+    outcome: Outcome,
+) -> Result<i32, Failure> {
+    let console = process.own_descriptor(thread);
     // A limit on the size of files is met by an error, not by a death that isn't the guest's.
     let limited = Ignored::new(libc::SIGXFSZ);
-    save_profile(&mut engine, &options, console);
+    let is_child = process.is_child(thread);
+    let said = save_profile(engine, options);
+    for warning in said {
+        // A child's standard error is nobody's to write to.
+        if is_child {
+            tracing::warn!(target: "temper::profile", warning, "not saved");
+        } else {
+            console::line(console, &format!("temper: warning: {warning}"));
+        }
+    }
     engine.stats.seconds = started.elapsed().as_secs_f64();
     engine.stats.memory.peak_bytes = probe::peak_memory();
     let counts = process.counts();
     engine.stats.signals.faults = counts.faults;
     engine.stats.signals.protection_faults = counts.protection_faults;
     engine.stats.syscalls.unknown = counts.unknown_calls;
-    let reported = report_stats(&options, &engine.stats, console);
+    let reported = if is_child {
+        Ok(())
+    } else {
+        report_stats(options, &engine.stats, console)
+    };
     drop(limited);
     process.finish();
     match outcome {
-        Outcome::Exit(status) => reported.map(|()| status),
+        Outcome::Exit(status) | Outcome::ThreadExit(status) => reported.map(|()| status),
         Outcome::Killed(signo) => die_by(signo),
         Outcome::Aborted => Ok(i32::from(STATUS_OWN)),
     }
@@ -144,25 +202,15 @@ fn engine_settings(options: &RunOptions) -> Settings {
     }
 }
 
-/// Saves what was learned; trouble with it never fails the run.
-fn save_profile(
-    engine: &mut Engine<Process>,
-    options: &RunOptions,
-    console: Option<BorrowedFd<'_>>,
-) {
+/// Saves what was learned; trouble with it never fails the run, and is said in the result.
+fn save_profile(engine: &mut Engine<Process>, options: &RunOptions) -> Vec<String> {
+    let mut said = Vec::new();
     if let ProfileStore::Dir(_) = &options.profile {
         let started = Instant::now();
         let report = engine.code.profile.save(Durability::Routine);
         engine.stats.profile.save_seconds = started.elapsed().as_secs_f64();
-        for error in engine
-            .code
-            .profile
-            .take_warnings()
-            .iter()
-            .chain(&report.errors)
-        {
-            console::line(console, &format!("temper: warning: {error}"));
-        }
+        let warnings = engine.code.profile.take_warnings();
+        said.extend(warnings.iter().chain(&report.errors).map(|e| e.to_string()));
     }
     let stats = engine.code.profile.stats();
     engine.stats.profile.modules_loaded = stats.modules_loaded;
@@ -170,6 +218,7 @@ fn save_profile(
     engine.stats.profile.load_seconds = stats.load_time.as_secs_f64();
     engine.stats.profile.modules_saved = stats.modules_saved;
     engine.stats.profile.records_saved = stats.records_saved;
+    said
 }
 
 /// Shows what happened as the options ask. For the end of the run, before the exit status

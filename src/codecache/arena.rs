@@ -3,10 +3,11 @@
 //! grow downward from the top, so that stubs don't dilute the instruction cache.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::addr::HostAddr;
-use crate::host::DualMap;
+use crate::host::{DualMap, DualMapCopy};
 
 /// Where the executable view starts. Below 2 GiB, so that guest code there can be reached
 /// by 32-bit displacements in both directions.
@@ -108,6 +109,13 @@ impl Arena {
         self.peak = self.peak.max(self.used());
     }
 
+    /// Lets generated code run, or makes every thread that runs it fault.
+    pub(super) fn set_executable(&self, executable: bool) -> io::Result<()> {
+        let last = self.used.iter().rposition(|&bytes| bytes > 0);
+        let end = last.map_or(0, |last| (last + 1) * self.generation_bytes);
+        self.map.set_executable(0..end, executable)
+    }
+
     /// Bytes filled in all generations. What is dropped before its generation retires
     /// leaves its place filled.
     pub(super) fn used(&self) -> usize {
@@ -121,6 +129,26 @@ impl Arena {
 
     pub(super) fn generation_bytes(&self) -> usize {
         self.generation_bytes
+    }
+
+    /// All code and stubs, for a forked child.
+    pub(super) fn copy(&self) -> io::Result<DualMapCopy> {
+        let whole = |generation: usize| {
+            let start = generation * self.generation_bytes;
+            start..start + self.generation_bytes
+        };
+        let mut used: Vec<Range<usize>> = (0..GENERATIONS)
+            .filter(|&generation| generation != self.current && self.used[generation] > 0)
+            .map(whole)
+            .collect();
+        let current = whole(self.current);
+        used.extend([current.start..self.code_at, self.stubs_end..current.end]);
+        self.map.copy(&used)
+    }
+
+    /// From now on all code is in `copy`.
+    pub(super) fn show(&mut self, copy: DualMapCopy) -> io::Result<()> {
+        self.map.show(copy)
     }
 
     pub(super) fn exec_addr(&self, offset: usize) -> HostAddr {

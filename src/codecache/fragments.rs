@@ -8,6 +8,7 @@ use hashbrown::HashMap;
 use super::arena::{Arena, Space};
 use super::indirect_map::IndirectMap;
 use crate::addr::{GuestAddr, HostAddr, pages};
+use crate::host::DualMapCopy;
 
 /// No exit: the end of a list.
 const NONE: u32 = u32::MAX;
@@ -200,6 +201,19 @@ impl CodeCache {
         self.fragments[id.0 as usize]
             .as_ref()
             .expect("a live fragment")
+    }
+
+    /// Whether [`CodeCache::reserve`] of so many bytes would retire a generation.
+    pub fn is_full_for(&self, bytes: usize) -> bool {
+        !self.arena.fits(bytes.min(self.arena.max_fragment()))
+    }
+
+    /// Lets generated code run, or makes every thread that runs it fault.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_executable(&self, executable: bool) -> io::Result<()> {
+        self.arena.set_executable(executable)
     }
 
     /// Space for a fragment of at most `bytes` (code and stubs), retiring the oldest
@@ -487,32 +501,41 @@ impl CodeCache {
         }
     }
 
-    /// Drops every fragment made from code in `range`.
-    pub fn invalidate(&mut self, range: Range<GuestAddr>) -> bool {
-        let mut doomed: Vec<FragmentId> = Vec::new();
+    /// The fragments made from code in `range`, each once.
+    fn made_from(&self, range: Range<GuestAddr>) -> Vec<FragmentId> {
+        let mut found: Vec<FragmentId> = Vec::new();
         let span = (range.end.0.saturating_sub(range.start.0)) / crate::addr::PAGE_SIZE;
         if span > self.by_page.len() as u64 {
             let first = range.start.page();
             for (page, ids) in &self.by_page {
                 if *page >= first && *page < range.end {
-                    doomed.extend(ids);
+                    found.extend(ids);
                 }
             }
         } else {
             for page in pages(range) {
-                doomed.extend(self.by_page.get(&page).into_iter().flatten());
+                found.extend(self.by_page.get(&page).into_iter().flatten());
             }
         }
-        doomed.sort_unstable_by_key(|id| id.0);
-        doomed.dedup();
-        for &id in &doomed {
+        found.sort_unstable_by_key(|id| id.0);
+        found.dedup();
+        found
+    }
+
+    /// Whether any fragment was made from code in `range`.
+    pub fn holds_any_of(&self, range: Range<GuestAddr>) -> bool {
+        !self.made_from(range).is_empty()
+    }
+
+    /// Drops every fragment made from code in `range`.
+    pub fn invalidate(&mut self, range: Range<GuestAddr>) {
+        for id in self.made_from(range) {
             let generation = self.fragment(id).generation;
             if let Some(list) = self.by_offset.get_mut(&generation) {
                 list.retain(|&(_, other)| other != id);
             }
             self.remove(id);
         }
-        !doomed.is_empty()
     }
 
     /// Drops everything.
@@ -607,6 +630,22 @@ impl CodeCache {
     /// Bytes that code and stubs fill, in all generations: now, and at most so far.
     pub fn used_and_peak_bytes(&self) -> (usize, usize) {
         (self.arena.used(), self.arena.peak())
+    }
+
+    /// The arena's contents for a forked child: the arena itself would be shared with it.
+    ///
+    /// # Errors
+    /// The kernel's: no memory.
+    pub fn copy(&self) -> io::Result<DualMapCopy> {
+        self.arena.copy()
+    }
+
+    /// From now on the code is in `copy`, which was made of this cache.
+    ///
+    /// # Errors
+    /// The kernel's; the code may be gone then.
+    pub fn show(&mut self, copy: DualMapCopy) -> io::Result<()> {
+        self.arena.show(copy)
     }
 
     /// The generated code of the fragment that starts at `addr`, for people to read.

@@ -9,17 +9,20 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use hashbrown::{HashMap, HashSet};
+use libc::SIGXFSZ;
 
 use super::Settings;
 use super::blocks::Blocks;
 use super::counters::Counters;
 use super::entry;
 use super::lockstep::Prepared;
+use super::threads::Threads;
 use crate::addr::GuestAddr;
 use crate::codecache::{CodeCache, MAP_REACH};
 use crate::decode::{Block, Decoder};
-use crate::guest::{CodeControl, CpuMode, GuestMemory};
-use crate::profile::{Identities, Profile};
+use crate::guest::{CodeControl, CpuMode, GuestMemory, ThreadContext};
+use crate::host::Ignored;
+use crate::profile::{Durability, Identities, Profile};
 
 /// See the module documentation.
 pub struct Code<M: GuestMemory> {
@@ -40,6 +43,7 @@ pub struct Code<M: GuestMemory> {
     pub(super) counters: Option<Counters>,
     /// Fragments made so far.
     pub(super) fragments: u64,
+    pub(super) threads: Threads,
 }
 
 impl<M: GuestMemory> Code<M> {
@@ -64,7 +68,21 @@ impl<M: GuestMemory> Code<M> {
                 None
             },
             fragments: 0,
+            threads: Threads::default(),
         })
+    }
+
+    /// Room for `bytes` in the cache: if that retires a generation, no thread is in it.
+    pub(super) fn make_room(&mut self, bytes: usize) {
+        if self.cache.is_full_for(bytes) {
+            self.stop();
+        }
+    }
+
+    /// Empties the cache.
+    pub(super) fn flush(&mut self) {
+        self.stop();
+        self.cache.flush();
     }
 
     /// A decoder in 64-bit mode without aliases, for surroundings that have none.
@@ -77,6 +95,9 @@ impl<M: GuestMemory> CodeControl for Code<M> {
     fn invalidate(&mut self, range: Range<GuestAddr>) {
         self.scratch.len = 0;
         self.prepared.clear();
+        if !self.threads.alone() && self.cache.holds_any_of(range.clone()) {
+            self.stop();
+        }
         self.cache.invalidate(range.clone());
         self.blocks.invalidate(range.clone());
         self.profile.invalidate(range);
@@ -85,7 +106,7 @@ impl<M: GuestMemory> CodeControl for Code<M> {
     fn require_exact_indirect(&mut self) {
         if !self.exact_indirect {
             self.exact_indirect = true;
-            self.cache.flush();
+            self.flush();
         }
     }
 
@@ -108,5 +129,32 @@ impl<M: GuestMemory> CodeControl for Code<M> {
                 tracing::debug!(target: "temper::profile", ?path, %error, "not identified");
             }
         }
+    }
+
+    fn keep_learned(&mut self) {
+        // A limit on the size of files is met by an error, not by a death.
+        let limited = Ignored::new(SIGXFSZ);
+        let report = self.profile.save(Durability::Routine);
+        drop(limited);
+        for error in self.profile.take_warnings().iter().chain(&report.errors) {
+            tracing::warn!(target: "temper::profile", %error, "not saved");
+        }
+    }
+
+    fn stop_world(&mut self) {
+        self.stop();
+    }
+
+    fn add_thread(&mut self, ctx: &mut ThreadContext) -> bool {
+        self.threads.add(ctx)
+    }
+
+    fn forget_thread(&mut self, ctx: *const ThreadContext) {
+        self.threads.remove(ctx);
+    }
+
+    fn set_pass_through(&mut self, mask: [u64; 8]) {
+        self.threads.set_pass_through(mask);
+        self.stop();
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::blocks::{KnownBlock, Slot};
@@ -10,42 +11,43 @@ use super::counters::Counters;
 use super::lockstep::Prepared;
 use super::promote::{describe, promote};
 use super::stats::Stats;
+use super::world::GuestThread;
 use super::{Settings, Tier, entry, host_signals, lockstep};
 use crate::addr::{GuestAddr, HostAddr};
-use crate::codecache::{Location, MAP_REACH};
+use crate::codecache::{LATE_ENTRY_BYTES, MAP_REACH};
 use crate::decode::{BlockEnd, Decoder, MAX_BLOCK_INSTRUCTIONS};
 use crate::guest::{
-    EnvAction, ExitKind, FarTarget, Gpr, GuestEnv, GuestTrap, ThreadContext, far_index, flags,
+    EnvAction, ExitKind, FarTarget, GuestEnv, GuestTrap, ThreadContext, far_index, flags,
 };
 use crate::interp::{Machine, PredecodedBlock, step_one};
 use crate::native::{StubCache, trap_from_signal};
 use crate::profile::{Outcome as Way, Profile};
-use crate::translate::recovery::{self, Place};
+use crate::translate::recovery::Place;
 use crate::translate::{Translator, late_indirect_entry};
 
-/// How a run ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Outcome {
-    Exit(i32),
-    Killed(i32),
-    /// Temper could not go on; the reason is on standard error already.
-    Aborted,
-}
-
-/// Runs one guest thread.
+/// Runs guest threads, one at a time; see [`super::world`].
 pub struct Engine<E: GuestEnv> {
     pub code: Code<E::Memory>,
     pub stats: Stats,
-    settings: Settings,
-    stubs: StubCache,
+    pub(super) settings: Settings,
+    pub(super) stubs: StubCache,
     translator: Translator,
     /// The block interpreted last, if it isn't kept; its memory is used again.
     scratch_ops: PredecodedBlock<E::Memory>,
     entries: u64,
-    /// Blocks that are still to be interpreted to refresh the profile, translated or not.
-    burst: u32,
-    /// The state of the map's far entries that the context's copies are from.
-    far_epoch: u64,
+}
+
+/// What the dispatcher decided.
+pub(super) enum Next {
+    Act(EnvAction),
+    /// Generated code for where the guest is.
+    Enter(HostAddr),
+}
+
+impl From<EnvAction> for Next {
+    fn from(action: EnvAction) -> Next {
+        Next::Act(action)
+    }
 }
 
 impl<E: GuestEnv> Engine<E> {
@@ -63,28 +65,17 @@ impl<E: GuestEnv> Engine<E> {
             translator: Translator::default(),
             scratch_ops: PredecodedBlock::default(),
             entries: 0,
-            burst: 0,
-            far_epoch: 0,
         })
     }
 
-    /// Runs the guest from `ctx.cpu` to its end. The calling thread becomes the guest
-    /// thread: its gs base belongs to `ctx` from now on.
-    pub fn run(&mut self, ctx: &mut ThreadContext, env: &mut E) -> Outcome {
-        entry::prepare(ctx);
-        loop {
-            let action = self.step(ctx, env);
-            match action {
-                EnvAction::Continue => {}
-                EnvAction::Exit(status) => return self.end(ctx, Outcome::Exit(status)),
-                EnvAction::Kill(signo) => return self.end(ctx, Outcome::Killed(signo)),
-                EnvAction::Abort => return self.end(ctx, Outcome::Aborted),
-            }
-        }
+    /// The thread runs no more guest code.
+    pub(super) fn thread_ended(&mut self, thread: &GuestThread<E>) {
+        self.code.threads.remove(&thread.ctx);
+        self.stats.syscalls.passed += thread.ctx.syscalls_passed;
     }
 
-    fn end(&mut self, ctx: &ThreadContext, outcome: Outcome) -> Outcome {
-        self.stats.syscalls.passed = ctx.syscalls_passed;
+    /// Completes the statistics at the guest's end.
+    pub fn complete_stats(&mut self) {
         let cache = self.code.cache.stats;
         self.stats.blocks.links = cache.links;
         self.stats.cache.capacity_bytes = self.settings.cache_bytes as u64;
@@ -95,51 +86,55 @@ impl<E: GuestEnv> Engine<E> {
         self.stats.cache.peak_bytes = peak as u64;
         self.stats.cache.indirect_map_bytes = self.code.cache.map.resident_bytes();
         self.stats.interpreter.native_instructions = self.stubs.runs();
-        outcome
     }
 
-    fn step(&mut self, ctx: &mut ThreadContext, env: &mut E) -> EnvAction {
-        if ctx.pending != 0 {
+    /// Does what comes next for the guest, as far as entering generated code.
+    #[inline]
+    pub(super) fn step(&mut self, thread: &mut GuestThread<E>, env: &mut E) -> Next {
+        if thread.ctx.pending.load(Ordering::Relaxed) != 0 {
             self.stats.signals.delivered += 1;
-            return env.deliver_pending(ctx, &mut self.code);
+            return env
+                .deliver_pending(&mut thread.own, &mut thread.ctx, &mut self.code)
+                .into();
         }
-        let pc = ctx.cpu.pc();
+        let pc = thread.ctx.cpu.pc();
         // A single-stepping guest stays in the interpreter, which traps after each instruction.
-        let tier1 = self.settings.max_tier >= Tier::Block && ctx.cpu.rflags & flags::TF == 0;
+        let tier1 = self.settings.max_tier >= Tier::Block && thread.ctx.cpu.rflags & flags::TF == 0;
         if tier1 && self.settings.verify {
-            return self.verify(ctx, env, pc);
+            if self.code.threads.alone() {
+                return self.verify(thread, env, pc).into();
+            }
+            self.end_verification();
         }
-        if self.burst > 0 {
-            self.burst -= 1;
+        if thread.burst > 0 {
+            thread.burst -= 1;
         } else if tier1 && let Some(host) = self.code.cache.lookup(pc) {
-            return self.enter(ctx, env, host);
+            return self.before_entering(thread, host);
         }
-        self.interpret(ctx, env, pc, tier1)
+        self.interpret(thread, env, pc, tier1).into()
     }
 
-    fn enter(&mut self, ctx: &mut ThreadContext, env: &mut E, host: HostAddr) -> EnvAction {
+    fn before_entering(&mut self, thread: &mut GuestThread<E>, host: HostAddr) -> Next {
         self.entries += 1;
         if self.settings.flush_every != 0 && self.entries.is_multiple_of(self.settings.flush_every)
         {
-            self.code.cache.flush();
-            return EnvAction::Continue;
+            self.code.flush();
+            return EnvAction::Continue.into();
         }
         self.stats.blocks.entries += 1;
-        self.forget_stale_far_targets(ctx);
-        ctx.syscall_budget = SYSCALL_BUDGET;
+        self.forget_stale_far_targets(thread);
+        thread.ctx.syscall_budget = SYSCALL_BUDGET;
         self.code.profile.interrupt_path();
-        let started = self.settings.timing.then(Instant::now);
-        // SAFETY: `run` prepared the context, which it borrows; `host` was just looked up
-        // for the guest's pc.
-        let exit = unsafe { entry::enter(ctx, host) };
-        if let Some(started) = started {
-            self.stats.blocks.seconds += started.elapsed().as_secs_f64();
-        }
-        self.left(ctx, env, exit)
+        Next::Enter(host)
     }
 
     /// Generated code was left.
-    fn left(&mut self, ctx: &mut ThreadContext, env: &mut E, exit: ExitKind) -> EnvAction {
+    pub(super) fn left(
+        &mut self,
+        thread: &mut GuestThread<E>,
+        env: &mut E,
+        exit: ExitKind,
+    ) -> EnvAction {
         match exit {
             ExitKind::Untranslated => {
                 self.stats.exits.direct += 1;
@@ -147,41 +142,41 @@ impl<E: GuestEnv> Engine<E> {
             }
             ExitKind::Indirect => {
                 self.stats.exits.indirect += 1;
-                self.indirect_target(ctx);
+                self.indirect_target(thread);
                 EnvAction::Continue
             }
             ExitKind::Syscall => {
-                if ctx.pending != 0 {
+                if thread.ctx.pending.load(Ordering::Relaxed) != 0 {
                     // The signal comes first; the call runs after its handler, as when it
                     // is restarted.
-                    ctx.cpu.rip -= 2;
+                    thread.ctx.cpu.rip -= 2;
                     return EnvAction::Continue;
                 }
                 self.stats.exits.syscall += 1;
                 if let Some(burst) = self.code.counters.as_mut().and_then(Counters::burst_due) {
-                    self.burst = burst;
+                    thread.burst = burst;
                 }
                 self.stats.syscalls.handled += 1;
-                env.syscall(ctx, &mut self.code)
+                env.syscall(&mut thread.own, &mut thread.ctx, &mut self.code)
             }
             ExitKind::Fault => {
                 self.stats.exits.fault += 1;
-                self.fault(ctx, env)
+                self.fault(thread, env)
             }
             ExitKind::Interrupted => {
                 self.stats.exits.interrupted += 1;
-                if self.recover(ctx).is_none() {
-                    return lost(ctx);
+                if self.code.recover(&mut thread.ctx).is_none() {
+                    return lost(&thread.ctx);
                 }
                 EnvAction::Continue
             }
             ExitKind::NotEntered => EnvAction::Continue,
             ExitKind::Counter => {
                 self.stats.exits.counter += 1;
-                let head = ctx.cpu.pc();
+                let head = thread.ctx.cpu.pc();
                 if let Some(counters) = &mut self.code.counters {
                     let decision = counters.ran_out(head);
-                    self.burst = decision.burst;
+                    thread.burst = decision.burst;
                     if decision.disable {
                         self.code.cache.disable_counter(head);
                     }
@@ -191,8 +186,19 @@ impl<E: GuestEnv> Engine<E> {
         }
     }
 
+    /// A second thread may change what the two runs of a block see.
+    #[cold]
+    fn end_verification(&mut self) {
+        eprintln!(
+            "temper: --verify: the program has started a thread; nothing is compared from here on"
+        );
+        self.settings.verify = false;
+        // What was made to be compared isn't linked.
+        self.code.flush();
+    }
+
     /// One block in lockstep.
-    fn verify(&mut self, ctx: &mut ThreadContext, env: &mut E, pc: GuestAddr) -> EnvAction {
+    fn verify(&mut self, thread: &mut GuestThread<E>, env: &mut E, pc: GuestAddr) -> EnvAction {
         let known = self.code.prepared.get(&pc).map(Rc::clone);
         let prepared = match known {
             Some(prepared) => prepared,
@@ -200,10 +206,12 @@ impl<E: GuestEnv> Engine<E> {
                 let decoder = self.code.decoder;
                 let block = match decoder.block(env.memory(), pc) {
                     Ok(block) => block,
-                    Err(trap) => return env.trap(ctx, trap, &mut self.code),
+                    Err(trap) => {
+                        return env.trap(&mut thread.own, &mut thread.ctx, trap, &mut self.code);
+                    }
                 };
                 if !env.watch_code(block.range()) {
-                    return self.interpret(ctx, env, pc, false);
+                    return self.interpret(thread, env, pc, false);
                 }
                 let prepared = Rc::new(Prepared::new(block, &decoder, &mut self.stubs));
                 self.code.prepared.insert(pc, Rc::clone(&prepared));
@@ -211,7 +219,7 @@ impl<E: GuestEnv> Engine<E> {
             }
         };
         if !prepared.comparable {
-            return self.interpret(ctx, env, pc, false);
+            return self.interpret(thread, env, pc, false);
         }
         if !self.code.cache.contains(pc)
             && promote(
@@ -223,21 +231,24 @@ impl<E: GuestEnv> Engine<E> {
             )
             .is_err()
         {
-            return self.interpret(ctx, env, pc, false);
+            return self.interpret(thread, env, pc, false);
         }
-        let Some(mut expected) = lockstep::expect(ctx, &mut self.stubs, &prepared) else {
-            return self.interpret(ctx, env, pc, false);
+        let Some(mut expected) = lockstep::expect(&mut thread.ctx, &mut self.stubs, &prepared)
+        else {
+            return self.interpret(thread, env, pc, false);
         };
         let Some(host) = self.code.cache.lookup(pc) else {
             return EnvAction::Continue;
         };
         self.stats.blocks.entries += 1;
-        ctx.syscall_budget = 0;
+        thread.ctx.syscall_budget = 0;
         // SAFETY: as in `enter`.
-        let exit = unsafe { entry::enter(ctx, host) };
+        let exit = unsafe { entry::enter(&mut thread.ctx, host) };
         match exit {
             ExitKind::Untranslated | ExitKind::Indirect | ExitKind::Syscall => {
-                if let Err(difference) = lockstep::compare(ctx, &mut expected, &prepared.block) {
+                if let Err(difference) =
+                    lockstep::compare(&mut thread.ctx, &mut expected, &prepared.block)
+                {
                     eprintln!("temper: --verify: generated code differs in {difference}");
                     return EnvAction::Abort;
                 }
@@ -245,24 +256,25 @@ impl<E: GuestEnv> Engine<E> {
             }
             ExitKind::Fault | ExitKind::Interrupted | ExitKind::NotEntered | ExitKind::Counter => {}
         }
-        self.left(ctx, env, exit)
+        self.left(thread, env, exit)
     }
 
     /// Lets the next indirect branch to where the guest is now stay in generated code.
-    fn indirect_target(&mut self, ctx: &mut ThreadContext) {
-        let target = ctx.cpu.pc();
+    fn indirect_target(&mut self, thread: &mut GuestThread<E>) {
+        let target = thread.ctx.cpu.pc();
         if self.settings.verify {
             return;
         }
         if self.code.cache.contains(target) {
+            self.code.make_room(LATE_ENTRY_BYTES);
             self.code
                 .cache
                 .add_indirect_entry(target, late_indirect_entry);
             if target >= MAP_REACH
                 && let Some(host) = self.code.cache.map.get(target)
             {
-                self.forget_stale_far_targets(ctx);
-                ctx.far_targets[far_index(target.0)] = FarTarget {
+                self.forget_stale_far_targets(thread);
+                thread.ctx.far_targets[far_index(target.0)] = FarTarget {
                     guest: target.0,
                     host: host.0,
                 };
@@ -273,49 +285,26 @@ impl<E: GuestEnv> Engine<E> {
         self.code.indirect_targets.insert(target);
     }
 
-    fn forget_stale_far_targets(&mut self, ctx: &mut ThreadContext) {
+    fn forget_stale_far_targets(&mut self, thread: &mut GuestThread<E>) {
         let epoch = self.code.cache.map.far_epoch;
-        if self.far_epoch != epoch {
-            self.far_epoch = epoch;
-            ctx.far_targets.fill(FarTarget::default());
+        if thread.far_epoch != epoch {
+            thread.far_epoch = epoch;
+            thread.ctx.far_targets.fill(FarTarget::default());
         }
     }
 
-    /// Turns the registers that generated code was interrupted with into the guest's.
-    fn recover(&mut self, ctx: &mut ThreadContext) -> Option<Place> {
-        match self.code.cache.locate(HostAddr(ctx.fault.host_pc))? {
-            Location::Code {
-                offset,
-                recovery: map,
-                ..
-            } => {
-                let (guest, fix) = recovery::point_at(map, offset as u32)?;
-                Some(recovery::apply(ctx, guest, fix))
-            }
-            Location::ExitStub { target } => {
-                ctx.cpu.rip = target.0;
-                Some(Place::OnTheWay)
-            }
-            Location::IndirectStub { target } => {
-                ctx.cpu.rip = target.0;
-                ctx.cpu.set(Gpr::R11, ctx.r11_slot);
-                Some(Place::OnTheWay)
-            }
-        }
-    }
-
-    fn fault(&mut self, ctx: &mut ThreadContext, env: &mut E) -> EnvAction {
-        match self.recover(ctx) {
-            None => lost(ctx),
+    fn fault(&mut self, thread: &mut GuestThread<E>, env: &mut E) -> EnvAction {
+        match self.code.recover(&mut thread.ctx) {
+            None => lost(&thread.ctx),
             // The jump through the map itself faulted: its target is beyond the map.
             Some(Place::OnTheWay) => {
-                self.indirect_target(ctx);
+                self.indirect_target(thread);
                 EnvAction::Continue
             }
             // The interpreter raises what the branch raises.
-            Some(Place::AtWildBranch) => self.single(ctx, env),
+            Some(Place::AtWildBranch) => self.single(thread, env),
             Some(Place::AtInstruction) => {
-                let fault = ctx.fault;
+                let fault = thread.ctx.fault;
                 let trap = trap_from_signal(
                     fault.signal as i32,
                     fault.si_code as i32,
@@ -323,14 +312,14 @@ impl<E: GuestEnv> Engine<E> {
                     fault.error_code,
                     fault.addr,
                 );
-                env.trap(ctx, trap, &mut self.code)
+                env.trap(&mut thread.own, &mut thread.ctx, trap, &mut self.code)
             }
         }
     }
 
     fn interpret(
         &mut self,
-        ctx: &mut ThreadContext,
+        thread: &mut GuestThread<E>,
         env: &mut E,
         pc: GuestAddr,
         tier1: bool,
@@ -338,12 +327,12 @@ impl<E: GuestEnv> Engine<E> {
         let started = self.settings.timing.then(Instant::now);
         let (slot, fresh) = match self.known_block(env, pc, tier1) {
             Ok(Some(found)) => found,
-            Ok(None) => return self.single(ctx, env),
-            Err(trap) => return env.trap(ctx, trap, &mut self.code),
+            Ok(None) => return self.single(thread, env),
+            Err(trap) => return env.trap(&mut thread.own, &mut thread.ctx, trap, &mut self.code),
         };
         let block = self.code.blocks.at(slot);
         // The alignment check is the CPU's in generated code, costly here.
-        let careful = ctx.cpu.rflags & (flags::TF | flags::AC) != 0;
+        let careful = thread.ctx.cpu.rflags & (flags::TF | flags::AC) != 0;
         if tier1
             && (careful || block.executions >= self.settings.promote_after)
             && !block.untranslatable
@@ -354,14 +343,14 @@ impl<E: GuestEnv> Engine<E> {
             return self.promote(env, pc, slot);
         }
         if careful {
-            return self.single(ctx, env);
+            return self.single(thread, env);
         }
         block.executions = block.executions.saturating_add(1);
         let id = block.id;
         self.code.profile.enter(id);
         // Code that will be translated the next time isn't worth keeping.
         let keep =
-            !tier1 || block.untranslatable || self.burst > 0 || self.settings.promote_after > 1;
+            !tier1 || block.untranslatable || thread.burst > 0 || self.settings.promote_after > 1;
         let predecoded = match &mut block.predecoded {
             Some(predecoded) => &**predecoded,
             kept => {
@@ -372,7 +361,7 @@ impl<E: GuestEnv> Engine<E> {
                     if let Err(trap) =
                         decoder.block_into(memory, pc, MAX_BLOCK_INSTRUCTIONS, scratch)
                     {
-                        return env.trap(ctx, trap, &mut self.code);
+                        return env.trap(&mut thread.own, &mut thread.ctx, trap, &mut self.code);
                     }
                 }
                 if keep {
@@ -387,18 +376,22 @@ impl<E: GuestEnv> Engine<E> {
         let end = predecoded.end();
         self.stats.interpreter.entries += 1;
         self.stats.interpreter.instructions += predecoded.len() as u64;
-        let mut machine =
-            Machine::new(&mut ctx.cpu, &mut ctx.vector, env.memory(), &mut self.stubs);
+        let mut machine = Machine::new(
+            &mut thread.ctx.cpu,
+            &mut thread.ctx.vector,
+            env.memory(),
+            &mut self.stubs,
+        );
         let result = predecoded.run(&mut machine);
         if let Some(started) = started {
             self.stats.interpreter.seconds += started.elapsed().as_secs_f64();
         }
         if let Err(trap) = result {
-            return env.trap(ctx, trap, &mut self.code);
+            return env.trap(&mut thread.own, &mut thread.ctx, trap, &mut self.code);
         }
         match end {
             BlockEnd::Branch { taken, .. } => {
-                let outcome = if ctx.cpu.rip == taken.0 {
+                let outcome = if thread.ctx.cpu.rip == taken.0 {
                     Way::Taken
                 } else {
                     Way::Next
@@ -410,40 +403,44 @@ impl<E: GuestEnv> Engine<E> {
                 EnvAction::Continue
             }
             BlockEnd::IndirectJump | BlockEnd::IndirectCall { .. } | BlockEnd::Return { .. } => {
-                self.code.profile.indirect(id, ctx.cpu.pc());
+                self.code.profile.indirect(id, thread.ctx.cpu.pc());
                 if tier1 {
-                    self.code.indirect_targets.insert(ctx.cpu.pc());
+                    self.code.indirect_targets.insert(thread.ctx.cpu.pc());
                 }
                 EnvAction::Continue
             }
             // The block may have stopped before its end.
-            BlockEnd::Syscall { at, .. } if ctx.cpu.rip != at.0 => EnvAction::Continue,
+            BlockEnd::Syscall { at, .. } if thread.ctx.cpu.rip != at.0 => EnvAction::Continue,
             BlockEnd::Syscall { next, .. } => {
-                ctx.cpu.rip = next.0;
+                thread.ctx.cpu.rip = next.0;
                 self.stats.syscalls.handled += 1;
-                env.syscall(ctx, &mut self.code)
+                env.syscall(&mut thread.own, &mut thread.ctx, &mut self.code)
             }
-            BlockEnd::InterpretOne { .. } => self.single(ctx, env),
+            BlockEnd::InterpretOne { .. } => self.single(thread, env),
         }
     }
 
     /// Executes one instruction, whatever it is.
-    fn single(&mut self, ctx: &mut ThreadContext, env: &mut E) -> EnvAction {
+    fn single(&mut self, thread: &mut GuestThread<E>, env: &mut E) -> EnvAction {
         self.stats.exits.interpret += 1;
-        let pc = ctx.cpu.pc();
+        let pc = thread.ctx.cpu.pc();
         let decoder = self.code.decoder;
         let instruction = match decoder.instruction(env.memory(), pc) {
             Ok(instruction) => instruction,
-            Err(trap) => return env.trap(ctx, trap, &mut self.code),
+            Err(trap) => return env.trap(&mut thread.own, &mut thread.ctx, trap, &mut self.code),
         };
         if instruction.mnemonic() == iced_x86::Mnemonic::Syscall {
-            ctx.cpu.rip = instruction.next_ip();
+            thread.ctx.cpu.rip = instruction.next_ip();
             self.stats.syscalls.handled += 1;
-            return env.syscall(ctx, &mut self.code);
+            return env.syscall(&mut thread.own, &mut thread.ctx, &mut self.code);
         }
         self.stats.interpreter.instructions += 1;
-        let mut machine =
-            Machine::new(&mut ctx.cpu, &mut ctx.vector, env.memory(), &mut self.stubs);
+        let mut machine = Machine::new(
+            &mut thread.ctx.cpu,
+            &mut thread.ctx.vector,
+            env.memory(),
+            &mut self.stubs,
+        );
         match step_one(&mut machine, &decoder, pc) {
             Ok(()) => EnvAction::Continue,
             Err(GuestTrap::Unsupported) => {
@@ -451,10 +448,10 @@ impl<E: GuestEnv> Engine<E> {
                 EnvAction::Abort
             }
             Err(trap @ (GuestTrap::Breakpoint | GuestTrap::Overflow)) => {
-                ctx.cpu.rip = instruction.next_ip();
-                env.trap(ctx, trap, &mut self.code)
+                thread.ctx.cpu.rip = instruction.next_ip();
+                env.trap(&mut thread.own, &mut thread.ctx, trap, &mut self.code)
             }
-            Err(trap) => env.trap(ctx, trap, &mut self.code),
+            Err(trap) => env.trap(&mut thread.own, &mut thread.ctx, trap, &mut self.code),
         }
     }
 

@@ -234,6 +234,9 @@ temper_syscall:
     add al, 0x7f
     sahf
     mov rax, gs:[{SPILL} + 24]
+    // Whoever stops the world sees this word, or this thread sees its bit in `pending`:
+    // the other side has a membarrier between its store and its load.
+    mov qword ptr gs:[{IN_SYSCALL}], 1
 temper_syscall_commit:
     mov rcx, gs:[{PENDING}]
     jrcxz 1f
@@ -241,6 +244,7 @@ temper_syscall_commit:
 1:
     syscall
 temper_syscall_done:
+    mov qword ptr gs:[{IN_SYSCALL}], 0
     mov rcx, gs:[{PENDING}]
     jrcxz 2f
     mov rcx, gs:[{SPILL} + 16]
@@ -256,6 +260,7 @@ temper_syscall_end:
     sahf
     mov rax, gs:[{SPILL} + 24]
 temper_syscall_leave:
+    mov qword ptr gs:[{IN_SYSCALL}], 0
     mov rcx, gs:[{SPILL} + 16]
     mov gs:[{RIP}], rcx
     mov qword ptr gs:[{EXIT_KIND}], {SYSCALL}
@@ -277,6 +282,7 @@ temper_syscall_leave:
     HOST_MXCSR = const offsets::HOST_MXCSR,
     SPILL = const offsets::SPILL,
     PASS_THROUGH = const offsets::PASS_THROUGH,
+    IN_SYSCALL = const offsets::IN_SYSCALL,
     SYSCALL_BUDGET = const offsets::SYSCALL_BUDGET,
     SYSCALLS_PASSED = const offsets::SYSCALLS_PASSED,
     NOT_ENTERED = const ExitKind::NotEntered as u32,
@@ -290,7 +296,7 @@ temper_syscall_leave:
 );
 
 unsafe extern "C" {
-    fn temper_enter(ctx: *mut ThreadContext);
+    fn temper_enter(ctx: *mut libc::c_void);
     fn temper_enter_window();
     fn temper_enter_end();
     fn temper_not_entered();
@@ -362,7 +368,12 @@ pub(super) fn prepare(ctx: &mut ThreadContext) {
 pub(super) unsafe fn enter(ctx: &mut ThreadContext, entry: HostAddr) -> ExitKind {
     ctx.entry = entry.0;
     // SAFETY: the caller's promise; the routine keeps every callee-saved register.
-    unsafe { temper_enter(ctx) };
+    unsafe { temper_enter(std::ptr::from_mut(ctx).cast()) };
+    exit_of(ctx)
+}
+
+/// Why generated code was left the last time.
+pub(super) fn exit_of(ctx: &ThreadContext) -> ExitKind {
     match ctx.exit_kind {
         0 => ExitKind::Untranslated,
         1 => ExitKind::Indirect,

@@ -11,12 +11,13 @@
 //! delivered it (they set the mask then), so one record a thread is enough.
 
 use std::io;
+use std::sync::atomic::Ordering;
 
 use super::entry;
 use crate::addr::HostAddr;
 use crate::codecache::{ARENA_BASE, ARENA_LIMIT};
-use crate::guest::{ExitKind, FaultRecord, ThreadContext, offsets};
-use crate::host::syscall;
+use crate::guest::{ExitKind, FaultRecord, ThreadContext, offsets, pending};
+use crate::host::syscall::{self, Errno};
 use crate::native;
 
 /// Signals that the CPU raises; they are never blocked in the host.
@@ -28,12 +29,16 @@ pub const SYNCHRONOUS: [i32; 5] = [
     libc::SIGTRAP,
 ];
 
-/// Installs the handlers of the synchronous signals and the thread's alternate stack.
+/// The page fault's trap number, and its error code's bit for instruction fetches (Intel SDM
+/// volume 3, section 4.7).
+const PAGE_FAULT: u64 = 14;
+const FETCH: u64 = 1 << 4;
+
+/// Installs the handlers of the synchronous signals.
 ///
 /// # Errors
 /// The kernel's.
 pub fn install_synchronous() -> io::Result<()> {
-    install_alternate_stack()?;
     for signo in SYNCHRONOUS {
         install(signo, 0)?;
     }
@@ -87,34 +92,87 @@ fn all_but_synchronous() -> libc::sigset_t {
     }
 }
 
-fn install_alternate_stack() -> io::Result<()> {
+/// A thread's alternate stack for the host's signals. Belongs to the thread that made it,
+/// which drops it at its end.
+#[derive(Debug)]
+pub struct SignalStack {
+    base: *mut libc::c_void,
+    bytes: usize,
+}
+
+impl SignalStack {
+    /// Maps one. Pages exist once they are touched.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn new() -> Result<SignalStack, Errno> {
+        let bytes = signal_stack_bytes();
+        // SAFETY: a fresh anonymous mapping.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(Errno(libc::ENOMEM));
+        }
+        Ok(SignalStack { base, bytes })
+    }
+
+    /// Makes it the calling thread's.
+    pub fn make_current(self) -> SignalStack {
+        assert!(
+            self.set(0),
+            "sigaltstack refuses a stack of {} bytes",
+            self.bytes
+        );
+        self
+    }
+
+    fn set(&self, flags: i32) -> bool {
+        // SAFETY: the mapping of this value.
+        unsafe { set_alternate_stack(self.base, self.bytes, flags) }
+    }
+}
+
+/// Bytes of a thread's alternate stack.
+pub(super) fn signal_stack_bytes() -> usize {
     // SAFETY: getauxval has no preconditions.
     let minimum = unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) } as usize;
-    let size = (minimum.max(4096) + (64 << 10)).next_multiple_of(4096);
-    // SAFETY: a fresh anonymous mapping that stays for the thread's life.
-    let stack = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            size,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            -1,
-            0,
-        )
-    };
-    if stack == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
+    (minimum.max(4096) + (64 << 10)).next_multiple_of(4096)
+}
+
+/// Makes the memory at `base` the calling thread's alternate stack.
+///
+/// # Safety
+/// It is that thread's alone as long as it takes signals.
+pub(super) unsafe fn set_alternate_stack(
+    base: *mut libc::c_void,
+    bytes: usize,
+    flags: i32,
+) -> bool {
     let alternate = libc::stack_t {
-        ss_sp: stack,
-        ss_flags: 0,
-        ss_size: size,
+        ss_sp: base,
+        ss_flags: flags,
+        ss_size: bytes,
     };
-    // SAFETY: `alternate` describes the mapping above.
-    if unsafe { libc::sigaltstack(&alternate, std::ptr::null_mut()) } != 0 {
-        return Err(io::Error::last_os_error());
+    // SAFETY: the caller's obligation.
+    unsafe { libc::sigaltstack(&alternate, std::ptr::null_mut()) == 0 }
+}
+
+impl Drop for SignalStack {
+    fn drop(&mut self) {
+        // Dropped in the thread that it was made for, or never current.
+        if self.set(libc::SS_DISABLE) {
+            // SAFETY: our own mapping, no longer used.
+            unsafe { libc::munmap(self.base, self.bytes) };
+        }
     }
-    Ok(())
 }
 
 fn in_arena(pc: u64) -> bool {
@@ -165,7 +223,13 @@ unsafe extern "C" fn on_signal(
                 trap_number,
                 error_code,
             };
-            ctx.exit_kind = ExitKind::Fault as u64;
+            // Nothing but the stop of the world makes generated code unfit to be fetched.
+            let stopped = trap_number == PAGE_FAULT && error_code & FETCH != 0 && in_arena(addr);
+            ctx.exit_kind = if stopped {
+                ExitKind::Interrupted
+            } else {
+                ExitKind::Fault
+            } as u64;
             registers[libc::REG_RIP as usize] = entry::leave().0 as i64;
             // A single-step trap must not follow into Rust.
             registers[libc::REG_EFL as usize] &= !0x100;
@@ -185,7 +249,7 @@ unsafe extern "C" fn on_signal(
             ctx.signal_info.len(),
         );
     }
-    ctx.pending = 1;
+    ctx.pending.fetch_or(pending::SIGNAL, Ordering::Relaxed);
     // SAFETY: the kernel's sigset is 8 bytes, and uc_sigmask holds at least that.
     unsafe {
         let all = all_but_synchronous();

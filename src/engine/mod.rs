@@ -1,23 +1,29 @@
-//! The engine runs one guest thread: it interprets code that is new, promotes what runs
+//! The engine runs guest threads: it interprets code that is new, promotes what runs
 //! again to translation blocks, enters and leaves generated code, and hands system calls,
 //! traps and signals to the guest's surroundings ([`crate::guest::GuestEnv`]).
 //!
-//! [`dispatch`] is the loop, [`code`] holds everything made from guest code, [`promote`]
+//! [`world`] is what threads share and the loop of each, [`dispatch`] decides what comes
+//! next, [`children`] makes processes, [`code`] holds everything made from guest code, [`promote`]
 //! decides what a fragment contains, [`entry`] is the way in and out, [`host_signals`] what
 //! happens when the host interrupts. Knows nothing of any operating system's system calls.
 
 mod blocks;
+mod children;
 mod code;
 mod counters;
 mod dispatch;
 mod entry;
 pub mod host_signals;
+mod lock;
 mod lockstep;
 mod promote;
 pub mod stats;
+mod threads;
+mod world;
 
 pub use code::Code;
-pub use dispatch::{Engine, Outcome};
+pub use dispatch::Engine;
+pub use world::{GuestThread, Held, Outcome, Shared, World};
 
 /// The highest tier that guest code may reach.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -136,6 +136,7 @@ pub(super) fn promote<E: GuestEnv>(
     head: GuestAddr,
 ) -> Result<Promoted, TranslateError> {
     let max_bytes = MAX_FRAGMENT.min(code.cache.max_fragment());
+    code.make_room(max_bytes);
     let space = code.cache.reserve(max_bytes);
     let translate_settings = translate::Settings {
         code_base: code.cache.exec_addr(space.code_at),

@@ -5,6 +5,13 @@
 //!
 //! While guest code runs, the guest's registers are in the CPU and the copies here are
 //! stale; they are exact whenever Rust code of the engine runs.
+//!
+//! A few words are read or written by other threads and by the thread's own signal handler:
+//! those are atomic. All else belongs to the thread, and to whoever holds the world's lock
+//! while the thread waits for it.
+
+use std::marker::PhantomPinned;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cpu::CpuState;
 use super::vector::VectorState;
@@ -75,10 +82,16 @@ pub struct ThreadContext {
     /// Where entering jumps to.
     pub entry: u64,
     pub routines: [u64; 8],
-    /// Nonzero: something asynchronous awaits; checked before generated code is entered.
-    pub pending: u64,
+    /// Nonzero: something asynchronous awaits ([`pending`]); checked before generated code
+    /// is entered and before a system call goes out.
+    pub pending: AtomicU64,
     /// System calls that go out from assembly: a bit each, numbers 0 to 511.
-    pub pass_through: [u64; 8],
+    pub pass_through: [AtomicU64; 8],
+    /// One of [`presence`].
+    pub presence: AtomicU64,
+    /// Nonzero in the midst of a system call that goes out from assembly: the thread won't
+    /// touch generated code before it has looked at `pending`.
+    pub in_syscall: AtomicU64,
     /// Counts down pass-through system calls; at 0 one goes through Rust.
     pub syscall_budget: u64,
     pub syscalls_passed: u64,
@@ -88,6 +101,29 @@ pub struct ThreadContext {
     /// Indirect targets beyond the flat map, direct-mapped by [`far_index`].
     pub far_targets: [FarTarget; FAR_TARGETS],
     pub vector: VectorState,
+    /// Others reach into a context while its thread holds it: it isn't the thread's alone.
+    pub shared: PhantomPinned,
+}
+
+/// Bits of `ThreadContext::pending`.
+pub mod pending {
+    /// A signal awaits delivery.
+    pub const SIGNAL: u64 = 1;
+    /// Another thread wants this one out of generated code.
+    pub const LEAVE: u64 = 2;
+}
+
+/// Values of `ThreadContext::presence`: where the thread is. It changes to [`INSIDE`] only
+/// under the world's lock, so whoever holds that knows who can be in generated code.
+///
+/// [`INSIDE`]: presence::INSIDE
+pub mod presence {
+    /// In Rust code; the last exit has been dealt with.
+    pub const OUTSIDE: u64 = 0;
+    /// In generated code, or about to be, or about to leave.
+    pub const INSIDE: u64 = 1;
+    /// It left; its exit hasn't been dealt with.
+    pub const LEFT: u64 = 2;
 }
 
 /// Where an indirect branch to a guest address goes. Guest 0 is an empty entry.
@@ -120,14 +156,54 @@ impl Default for ThreadContext {
             self_ptr: 0,
             entry: 0,
             routines: [0; 8],
-            pending: 0,
-            pass_through: [0; 8],
+            pending: AtomicU64::new(0),
+            pass_through: Default::default(),
+            presence: AtomicU64::new(presence::OUTSIDE),
+            in_syscall: AtomicU64::new(0),
             syscall_budget: 0,
             syscalls_passed: 0,
             fault: FaultRecord::default(),
             signal_info: [0; 16],
             far_targets: [FarTarget::default(); FAR_TARGETS],
             vector: VectorState::default(),
+            shared: PhantomPinned,
+        }
+    }
+}
+
+impl ThreadContext {
+    /// The context of a thread that this one creates: the same registers.
+    pub fn for_child(&self) -> ThreadContext {
+        let child = ThreadContext {
+            cpu: self.cpu.clone(),
+            vector: self.vector.clone(),
+            ..ThreadContext::default()
+        };
+        for (word, own) in child.pass_through.iter().zip(&self.pass_through) {
+            word.store(own.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        child
+    }
+
+    /// Whether a signal awaits delivery.
+    #[inline]
+    pub fn is_signal_pending(&self) -> bool {
+        self.pending.load(Ordering::Relaxed) & pending::SIGNAL != 0
+    }
+
+    /// Says whether a signal awaits delivery.
+    pub fn set_signal_pending(&self, awaits: bool) {
+        if awaits {
+            self.pending.fetch_or(pending::SIGNAL, Ordering::Relaxed);
+        } else {
+            self.pending.fetch_and(!pending::SIGNAL, Ordering::Relaxed);
+        }
+    }
+
+    /// Sets which system calls go out from assembly.
+    pub fn set_pass_through(&self, mask: [u64; 8]) {
+        for (word, value) in self.pass_through.iter().zip(mask) {
+            word.store(value, Ordering::Relaxed);
         }
     }
 }
@@ -154,6 +230,7 @@ pub mod offsets {
     pub const ROUTINES: usize = offset_of!(ThreadContext, routines);
     pub const PENDING: usize = offset_of!(ThreadContext, pending);
     pub const PASS_THROUGH: usize = offset_of!(ThreadContext, pass_through);
+    pub const IN_SYSCALL: usize = offset_of!(ThreadContext, in_syscall);
     pub const SYSCALL_BUDGET: usize = offset_of!(ThreadContext, syscall_budget);
     pub const SYSCALLS_PASSED: usize = offset_of!(ThreadContext, syscalls_passed);
     pub const FAULT: usize = offset_of!(ThreadContext, fault);

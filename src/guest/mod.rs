@@ -11,9 +11,10 @@ mod vector;
 
 pub use context::{
     ExitKind, FAR_TARGETS, FarTarget, FaultRecord, HostRoutine, ThreadContext, far_index, offsets,
+    pending, presence,
 };
 pub use cpu::{CpuMode, CpuState, Gpr, flags};
-pub use env::{CodeControl, EnvAction, GuestEnv};
+pub use env::{CodeControl, EnvAction, GuestEnv, HostCall};
 pub use memory::{Access, GuestMemory, Width};
 pub use trap::{GuestTrap, MemoryFault};
 pub use vector::VectorState;

@@ -2,12 +2,16 @@
 //! layout, executable memory mapped twice (never writable and executable at one address),
 //! raw system calls. Knows nothing of guests.
 
+mod clone;
 mod dispositions;
 mod dual_map;
+mod environment;
 mod features;
 pub mod probe;
 pub mod syscall;
 
+pub use clone::{Stack, clone_onto};
 pub use dispositions::{Ignored, keep_c_heap_off_the_break};
-pub use dual_map::DualMap;
+pub use dual_map::{DualMap, DualMapCopy};
+pub use environment::environment;
 pub use features::{Component, Features, XsaveLayout};

@@ -54,7 +54,7 @@ pub fn entries(facts: &ProgramFacts, pointers: StackPointers) -> Vec<[u64; 2]> {
         [libc::AT_EUID, host(libc::AT_EUID)],
         [libc::AT_GID, host(libc::AT_GID)],
         [libc::AT_EGID, host(libc::AT_EGID)],
-        [libc::AT_SECURE, 0],
+        [libc::AT_SECURE, host(libc::AT_SECURE)],
         [libc::AT_RANDOM, pointers.random.0],
         [libc::AT_HWCAP2, host(libc::AT_HWCAP2)],
         [libc::AT_EXECFN, pointers.exec_name.0],

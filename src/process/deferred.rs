@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use crate::addr::GuestAddr;
-use crate::guest::CodeControl;
+use crate::guest::{CodeControl, ThreadContext};
 
 pub struct Deferred;
 
@@ -17,4 +17,16 @@ impl CodeControl for Deferred {
     fn executable_mapped(&mut self, _: Range<GuestAddr>) {}
 
     fn module_mapped(&mut self, _: Range<GuestAddr>, _: &Path, _: u64) {}
+
+    fn keep_learned(&mut self) {}
+
+    fn stop_world(&mut self) {}
+
+    fn add_thread(&mut self, _: &mut ThreadContext) -> bool {
+        false
+    }
+
+    fn forget_thread(&mut self, _: *const ThreadContext) {}
+
+    fn set_pass_through(&mut self, _: [u64; 8]) {}
 }

@@ -40,6 +40,16 @@ impl OwnDescriptor {
         self.fd.as_ref().map(std::os::fd::AsFd::as_fd)
     }
 
+    /// Closes it for good; with `shared`, leaves it to the other process whose table of
+    /// descriptors this is.
+    pub fn give_up(&mut self, shared: bool) {
+        let fd = self.fd.take();
+        if shared {
+            // Its number stays open, which only this guest can see.
+            std::mem::forget(fd);
+        }
+    }
+
     /// Frees the number for the guest: the descriptor moves to the highest free number below,
     /// else to any; if there is none it is given up.
     pub fn make_way(&mut self) {

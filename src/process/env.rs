@@ -5,10 +5,14 @@ use std::ops::Range;
 use super::host_signals::Host;
 use super::memory::{FAULT_FETCH, FAULT_WRITE, ProcessMemory, SEGV_ACCERR, SEGV_MAPERR};
 use super::notice::Notice;
+use super::share::end_sharing_child;
 use super::signals::{Signals, signal_for};
+use super::thread::ThreadState;
 use super::{Process, vdso};
-use crate::addr::GuestAddr;
-use crate::guest::{CodeControl, EnvAction, GuestEnv, GuestTrap, MemoryFault, ThreadContext};
+use crate::addr::{GuestAddr, HostAddr};
+use crate::guest::{
+    CodeControl, EnvAction, GuestEnv, GuestTrap, HostCall, MemoryFault, ThreadContext,
+};
 use crate::native::IdentityMemory;
 
 /// The page-fault trap number.
@@ -16,17 +20,34 @@ const PAGE_FAULT: u8 = 14;
 
 impl GuestEnv for Process {
     type Memory = ProcessMemory;
+    type Thread = ThreadState;
 
     fn memory(&mut self) -> &mut ProcessMemory {
         &mut self.memory
     }
 
-    fn syscall(&mut self, ctx: &mut ThreadContext, code: &mut dyn CodeControl) -> EnvAction {
-        self.system_call(ctx, code)
+    fn syscall(
+        &mut self,
+        thread: &mut ThreadState,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+    ) -> EnvAction {
+        self.system_call(thread, ctx, code)
+    }
+
+    fn call_returned(
+        &mut self,
+        thread: &mut ThreadState,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+        result: Option<i64>,
+    ) -> EnvAction {
+        self.complete_call(thread, ctx, code, result)
     }
 
     fn trap(
         &mut self,
+        thread: &mut ThreadState,
         ctx: &mut ThreadContext,
         trap: GuestTrap,
         code: &mut dyn CodeControl,
@@ -49,10 +70,12 @@ impl GuestEnv for Process {
         }
         match trap {
             GuestTrap::SoftwareInterrupt(0x80) => {
-                self.notices.give(Notice::Interrupt80 { at: ctx.cpu.rip });
+                let notices = &mut self.records.of_mut(thread).notices;
+                notices.give(Notice::Interrupt80 { at: ctx.cpu.rip });
             }
             GuestTrap::Unsupported => {
-                self.notices.give(Notice::Instruction { at: ctx.cpu.rip });
+                let notices = &mut self.records.of_mut(thread).notices;
+                notices.give(Notice::Instruction { at: ctx.cpu.rip });
                 return EnvAction::Abort;
             }
             _ => {}
@@ -60,7 +83,7 @@ impl GuestEnv for Process {
         match signal_for(&trap, ctx, &mut self.memory) {
             Some(signal) => {
                 self.counts.faults += 1;
-                self.with_signals(ctx, code, |signals| signals.force(&signal))
+                self.with_signals(thread, ctx, code, |signals| signals.force(&signal))
             }
             // A spurious exception: the kernel lets the instruction run again.
             None => EnvAction::Continue,
@@ -69,10 +92,53 @@ impl GuestEnv for Process {
 
     fn deliver_pending(
         &mut self,
+        thread: &mut ThreadState,
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) -> EnvAction {
-        self.with_signals(ctx, code, |signals| signals.deliver_pending())
+        self.with_signals(thread, ctx, code, |signals| signals.deliver_pending())
+    }
+
+    fn forked(
+        &mut self,
+        thread: &mut ThreadState,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+        result: i64,
+    ) -> EnvAction {
+        self.after_fork(thread, ctx, code, result)
+    }
+
+    fn begin_child(
+        &mut self,
+        thread: &mut ThreadState,
+        stack: Range<HostAddr>,
+    ) -> (ThreadState, HostCall) {
+        self.make_sharing_child(thread, stack)
+    }
+
+    fn child_began(
+        &mut self,
+        thread: &mut ThreadState,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+    ) {
+        self.sharing_child_began(thread, ctx, code);
+    }
+
+    fn end_child(end: EnvAction) -> ! {
+        end_sharing_child(end)
+    }
+
+    fn child_left(
+        &mut self,
+        thread: &mut ThreadState,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+        child: &ThreadState,
+        result: i64,
+    ) -> EnvAction {
+        self.sharing_child_left(thread, ctx, code, child, result)
     }
 
     fn watch_code(&mut self, range: Range<GuestAddr>) -> bool {
@@ -94,14 +160,16 @@ impl Process {
     /// Runs a signal operation with all that it touches.
     pub(super) fn with_signals<R>(
         &mut self,
+        thread: &mut ThreadState,
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
         operation: impl FnOnce(&mut Signals<'_, IdentityMemory, Host<'_>>) -> R,
     ) -> R {
+        let dispositions = &self.records.of(thread).dispositions;
         let (memory, space) = self.memory.parts();
         operation(&mut Signals {
-            dispositions: &self.dispositions,
-            thread: &mut self.thread.signals,
+            dispositions,
+            thread: &mut thread.signals,
             ctx,
             memory,
             host: &mut Host { space, code },

@@ -6,8 +6,7 @@ use super::address_space::AddressSpace;
 use super::signals::{HostDisposition, HostFlags, HostHandlers};
 use crate::addr::GuestAddr;
 use crate::engine::host_signals;
-use crate::guest::{CodeControl, ThreadContext};
-use crate::host::syscall::interruptible;
+use crate::guest::CodeControl;
 
 /// Lives as long as one signal operation.
 pub struct Host<'a> {
@@ -36,12 +35,6 @@ impl HostHandlers for Host<'_> {
             // SIGKILL and SIGSTOP are refused before this; the C library keeps 32 and 33.
             tracing::warn!(target: "temper::process", signo, %error, "no handler in the host");
         }
-    }
-
-    fn blocking_call(&mut self, ctx: &mut ThreadContext, nr: i64, args: [u64; 6]) -> Option<i64> {
-        // SAFETY: the guest's call on the guest's memory, or on the caller's buffers; the
-        // field is written by this thread and its signal handler alone.
-        unsafe { interruptible(&raw const ctx.pending, nr as u64, args) }
     }
 
     fn will_write(&mut self, range: Range<GuestAddr>) {

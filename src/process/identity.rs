@@ -13,7 +13,7 @@ use crate::addr::GuestAddr;
 use crate::host::syscall::call;
 
 /// What /proc shows of the guest.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Identity {
     /// The path that /proc/self/exe leads to.
     pub exe: CString,

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use syscalls::Sysno;
@@ -11,10 +12,15 @@ use super::address_space::{AddressSpace, Placement};
 use super::auxv::ProgramFacts;
 use super::deferred::Deferred;
 use super::descriptors::OwnDescriptor;
-use super::elf::{self, Kind, LoadError, LoadedImage, Program};
+use super::elf::{self, Executable, Kind, LoadError, LoadedImage, Program};
+use super::exec::{Kept, Relaunch};
 use super::identity::Identity;
 use super::memory::ProcessMemory;
+use super::notice::Notices;
+use super::record::{ProcessRecord, RecordId};
+use super::signals::{Dispositions, Inherited, ThreadSignals};
 use super::stack::{self, StackContents};
+use super::thread::ThreadState;
 use super::vdso;
 use crate::addr::GuestAddr;
 use crate::guest::{Gpr, ThreadContext, flags};
@@ -32,6 +38,10 @@ pub struct LoadOptions {
     pub no_randomization: bool,
     /// A descriptor of Temper's that stays open while the guest runs, hidden from it.
     pub own_descriptor: Option<OwnedFd>,
+    /// Temper's options for what the guest executes.
+    pub relaunch: Relaunch,
+    /// What this process was before, if it executed this program.
+    pub kept: Option<Kept>,
 }
 
 /// The registers with which the guest starts; all others are zero.
@@ -41,6 +51,8 @@ pub struct Start {
     pub stack: GuestAddr,
     /// System calls that may go out from assembly at first.
     pub pass_through: [u64; 8],
+    /// The host blocks more signals than the guest.
+    pub settle_signals: bool,
 }
 
 impl Start {
@@ -53,24 +65,35 @@ impl Start {
         ctx.cpu.rflags = flags::FIXED | flags::IF;
         ctx.cpu.fs_base = 0;
         ctx.cpu.gs_base = 0;
-        ctx.pass_through = self.pass_through;
+        ctx.set_pass_through(self.pass_through);
+        // The first visit to the surroundings gives the host the guest's mask.
+        ctx.set_signal_pending(self.settle_signals);
     }
 }
 
+/// A guest whose first thread can run.
+#[derive(Debug)]
+pub struct Loaded {
+    pub process: Process,
+    pub thread: ThreadState,
+    pub start: Start,
+}
+
 impl Process {
-    /// Loads the program at `path` (already looked up, see [`elf::find_program`]) with
-    /// `args` from argv[0] on.
+    /// Loads `executable` with `args` from argv[0] on.
     ///
     /// # Errors
     /// What keeps the program from running.
     pub fn load(
         options: LoadOptions,
-        path: &Path,
+        executable: Executable,
         args: Vec<OsString>,
         env: &[OsString],
-    ) -> Result<(Process, Start), LoadError> {
-        let exec_name = path.as_os_str();
-        let program = elf::open_program(path, args)?;
+    ) -> Result<Loaded, LoadError> {
+        let exec_name = executable.name.clone().into_os_string();
+        let exec_name = exec_name.as_os_str();
+        let nameless = executable.nameless;
+        let program = elf::open_program(executable, args)?;
         let personality = personality()?;
         let randomize = !options.no_randomization
             && personality & ADDR_NO_RANDOMIZE == 0
@@ -110,20 +133,41 @@ impl Process {
         let layout = stack::build(&mut memory, &stack_region, &contents)?;
         let entry = images.interpreter.as_ref().unwrap_or(&images.main).entry;
         let mut identity = Identity::new(program.main.real_path.clone(), &layout, personality);
-        identity.announce(name_of(exec_name), layout.pointer);
-        let own_descriptor = OwnDescriptor::new(options.own_descriptor);
-        let process = Process::new(memory, identity, alias, own_descriptor);
+        let named_after = if nameless {
+            OsStr::from_bytes(program.main.real_path.to_bytes())
+        } else {
+            exec_name
+        };
+        identity.announce(elf::base_name(Path::new(named_after)), layout.pointer);
+        let inherited = Inherited::read();
+        let kept = options.kept;
+        let record = ProcessRecord {
+            identity,
+            dispositions: Dispositions::inherited(inherited.ignored),
+            memory_limits: kept.map(|kept| kept.memory_limits).unwrap_or_default(),
+            notices: Notices::default(),
+            own_descriptor: OwnDescriptor::new(options.own_descriptor),
+            relaunch: options.relaunch,
+            is_child: false,
+            shares_memory: false,
+            threads: 1,
+            leader_status: None,
+        };
+        let process = Process::new(memory, alias, record);
+        let mask = kept.map_or(inherited.mask, |kept| kept.mask);
+        let thread = ThreadState::leader(RecordId::FIRST, ThreadSignals::new(mask));
         let start = Start {
             entry,
             stack: layout.pointer,
             pass_through: process.pass_through_mask(),
+            settle_signals: kept.is_some(),
         };
-        Ok((process, start))
+        Ok(Loaded {
+            process,
+            thread,
+            start,
+        })
     }
-}
-
-fn name_of(exec_name: &OsStr) -> &OsStr {
-    elf::base_name(Path::new(exec_name))
 }
 
 struct Images {

@@ -3,8 +3,12 @@
 //! line. Downstream: the engine, which sees a [`Process`] as its [`GuestEnv`] and knows
 //! nothing of Linux.
 //!
-//! Not here yet: threads and child processes (their calls fail with a notice). State that
-//! belongs to one thread is in [`ThreadState`], so that there can be several.
+//! Its state is of three kinds: what all share that run in this address space ([`Process`]
+//! itself), what belongs to one process among them ([`ProcessRecord`]), and what belongs to
+//! one thread ([`ThreadState`]). The calling thread's comes to every method as `thread`.
+//!
+//! Programs that the guest executes ([`exec`]) and its children ([`fork`], [`share`]) run
+//! under Temper too.
 //!
 //! [`GuestEnv`]: crate::guest::GuestEnv
 
@@ -14,48 +18,51 @@ mod deferred;
 mod descriptors;
 pub mod elf;
 mod env;
+pub mod exec;
+mod fork;
 mod host_signals;
 mod identity;
 mod load;
 mod memory;
 mod notice;
 mod procfs;
+mod record;
+mod share;
 pub mod signals;
 mod stack;
 #[cfg(test)]
 mod stack_tests;
 mod syscalls;
+mod thread;
+mod thread_exit;
+mod threads;
 mod vdso;
 
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
-use self::syscalls::MemoryLimits;
 use address_space::FileKey;
-use descriptors::OwnDescriptor;
-use identity::Identity;
-pub use load::{LoadOptions, Start};
+pub use load::{LoadOptions, Loaded, Start};
 pub use memory::ProcessMemory;
-use notice::Notices;
-use signals::{Dispositions, Inherited, ThreadSignals};
+use record::{ProcessRecord, Records};
+pub use thread::ThreadState;
+use threads::{Ahead, Home};
+pub use threads::{Closing, run};
 
 use crate::addr::GuestAddr;
 use crate::decode::{CodeAlias, Decoder};
 use crate::guest::{CodeControl, CpuMode};
 
-/// One guest process.
+/// The guest: an address space, and the processes and threads that run in it.
 #[derive(Debug)]
 pub struct Process {
     memory: ProcessMemory,
-    identity: Identity,
-    dispositions: Dispositions,
-    thread: ThreadState,
-    memory_limits: MemoryLimits,
-    notices: Notices,
     vdso: Option<CodeAlias>,
     counts: Counts,
-    own_descriptor: OwnDescriptor,
+    records: Records,
+    home: Option<Home>,
+    closing: Ahead,
 }
 
 /// What happened to a process that only it can tell.
@@ -69,16 +76,6 @@ pub struct Counts {
     pub unknown_calls: u64,
 }
 
-/// What belongs to one guest thread beyond its registers.
-#[derive(Debug)]
-struct ThreadState {
-    signals: ThreadSignals,
-    /// set_tid_address(2): cleared and woken when the thread ends.
-    clear_child_tid: GuestAddr,
-    /// set_robust_list(2).
-    robust_list: GuestAddr,
-}
-
 /// Executable memory that comes from a file: what profiles name code by.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CodeFile {
@@ -90,27 +87,15 @@ pub struct CodeFile {
 }
 
 impl Process {
-    fn new(
-        memory: ProcessMemory,
-        identity: Identity,
-        vdso: Option<CodeAlias>,
-        own_descriptor: OwnDescriptor,
-    ) -> Process {
-        let inherited = Inherited::read();
+    /// A guest of one process.
+    fn new(memory: ProcessMemory, vdso: Option<CodeAlias>, record: ProcessRecord) -> Process {
         Process {
             memory,
-            identity,
-            dispositions: Dispositions::inherited(inherited.ignored),
-            thread: ThreadState {
-                signals: ThreadSignals::new(inherited.mask),
-                clear_child_tid: GuestAddr(0),
-                robust_list: GuestAddr(0),
-            },
-            memory_limits: MemoryLimits::default(),
-            notices: Notices::default(),
             vdso,
             counts: Counts::default(),
-            own_descriptor,
+            records: Records::new(record),
+            home: None,
+            closing: Ahead::default(),
         }
     }
 
@@ -141,14 +126,19 @@ impl Process {
         code_file(range, attributes)
     }
 
-    /// The path of the program that runs (of a script: its interpreter's).
-    pub fn executable(&self) -> PathBuf {
-        path_from(&self.identity.exe)
+    /// The path of the program that a thread's process runs (of a script: its interpreter's).
+    pub fn executable(&self, thread: &ThreadState) -> PathBuf {
+        path_from(&self.records.of(thread).identity.exe)
     }
 
     /// The descriptor that was given to [`Process::load`], wherever it is now.
-    pub fn own_descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.own_descriptor.borrow()
+    pub fn own_descriptor(&self, thread: &ThreadState) -> Option<BorrowedFd<'_>> {
+        self.records.of(thread).own_descriptor.borrow()
+    }
+
+    /// Whether the thread's process is a child of the one that was started.
+    pub fn is_child(&self, thread: &ThreadState) -> bool {
+        self.records.of(thread).is_child
     }
 
     /// What happened so far.
@@ -157,7 +147,7 @@ impl Process {
     }
 
     /// The guest has ended: gives back what outlives it in the host.
-    pub fn finish(self) {
+    pub fn finish(&self) {
         tracing::debug!(
             target: "temper::process",
             mapped_pages = self.memory.space.mapped_pages(|_| true),

@@ -9,10 +9,14 @@ use crate::addr::GuestAddr;
 use crate::host::syscall::{Errno, raw};
 
 /// Something worth a line.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Notice {
     /// A call that isn't supported yet fails with this error.
     Unsupported { call: &'static str, errno: i32 },
+    /// A program that the kernel would execute and Temper can't; the error names it.
+    Refused(String),
+    /// Temper can't find its own program to execute.
+    ProgramLost,
     /// INT 0x80, the 32-bit system call instruction.
     Interrupt80 { at: u64 },
     /// An instruction that no tier can execute.
@@ -28,26 +32,32 @@ pub struct Notices {
 impl Notices {
     /// Says it, the first time.
     pub fn give(&mut self, notice: Notice) {
-        if self.given.insert(notice) {
-            write_line(&text(notice));
+        if !self.given.contains(&notice) {
+            write_line(&text(&notice));
+            self.given.insert(notice);
         }
     }
 }
 
-fn text(notice: Notice) -> String {
+fn text(notice: &Notice) -> String {
     match notice {
         Notice::Unsupported { call, errno } => format!(
             "temper: {call} is not supported yet (the call fails with {:?})",
-            Errno(errno)
+            Errno(*errno)
         ),
+        Notice::Refused(error) => format!("temper: {error}"),
+        Notice::ProgramLost => {
+            "temper: execve needs /proc/self/exe, which isn't here (in a chroot, mount /proc)"
+                .into()
+        }
         Notice::Interrupt80 { at } => {
-            let at = GuestAddr(at);
+            let at = GuestAddr(*at);
             format!("temper: int 0x80 (32-bit system calls) at {at} is not supported")
         }
         Notice::Instruction { at } => {
             format!(
                 "temper: the instruction at {} is not supported",
-                GuestAddr(at)
+                GuestAddr(*at)
             )
         }
     }

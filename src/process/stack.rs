@@ -101,6 +101,17 @@ fn stack_limit() -> u64 {
     }
 }
 
+/// Whether strings of these lengths fit a new program's stack.
+pub fn has_room(lengths: impl Iterator<Item = usize>) -> bool {
+    fits(stack_limit(), lengths)
+}
+
+/// The kernel: a quarter of the limit, and never more than 6 MiB (fs/exec.c).
+fn fits(stack: u64, lengths: impl Iterator<Item = usize>) -> bool {
+    let bytes: u64 = lengths.map(|len| len as u64 + 1 + 8).sum();
+    bytes <= (stack / 4).clamp(128 << 10, 6 << 20)
+}
+
 /// Writes the initial contents.
 ///
 /// # Errors
@@ -110,15 +121,11 @@ pub fn build(
     region: &StackRegion,
     contents: &StackContents<'_>,
 ) -> Result<StackLayout, LoadError> {
-    let strings: u64 = contents
-        .args
-        .iter()
-        .chain(contents.env)
-        .map(|text| text.len() as u64 + 1 + 8)
-        .sum();
-    let room = region.mapped.end.0 - region.mapped.start.0;
-    // The kernel: a quarter of the limit, and never more than 6 MiB (fs/exec.c).
-    if strings > (room / 4).clamp(128 << 10, 6 << 20) {
+    let strings = contents.args.iter().chain(contents.env);
+    if !fits(
+        region.mapped.end.0 - region.mapped.start.0,
+        strings.map(|text| text.len()),
+    ) {
         return Err(LoadError::ArgumentsTooLong);
     }
     let mut writer = Writer {

@@ -119,6 +119,12 @@ fn write_fixture(folder: &Path) {
 
 /// Scripts and sources that the programs are given.
 const GUESTS: &[(&str, &str)] = &[
+    ("build.sh", include_str!("guests/build.sh")),
+    ("children.pl", include_str!("guests/children.pl")),
+    ("children.py", include_str!("guests/children.py")),
+    ("repository.sh", include_str!("guests/repository.sh")),
+    ("shell.sh", include_str!("guests/shell.sh")),
+    ("shell_sh.sh", include_str!("guests/shell_sh.sh")),
     ("script.awk", include_str!("guests/script.awk")),
     ("script.lua", include_str!("guests/script.lua")),
     ("script.pl", include_str!("guests/script.pl")),

@@ -6,6 +6,7 @@
 //! `skipped: why`.
 
 mod case;
+mod children;
 mod compilers;
 mod compression;
 mod files;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         languages::cases(),
         compilers::cases(),
         sources::cases(),
+        children::cases(),
     ];
     let mut trials = special::trials();
     for case in cases.into_iter().flatten().map(Arc::new) {

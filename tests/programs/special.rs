@@ -1,5 +1,5 @@
 //! What a comparison with one native run can't say: limits of the environment, options of
-//! Temper's own, and what isn't supported yet.
+//! Temper's own, and what isn't supported.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -32,7 +32,11 @@ pub fn trials() -> Vec<Trial> {
             "the second run uses the first one's profile",
             profile_is_used,
         ),
-        ("a child process is refused by name", child_is_refused),
+        ("statistics are shown once", statistics_once),
+        ("options survive an exec", options_survive_exec),
+        ("children add to the profiles", children_are_profiled),
+        ("a daemon lets go of standard error", daemon_lets_go),
+        ("set-user-ID programs are refused", privileged_programs),
     ];
     tests
         .iter()
@@ -261,15 +265,81 @@ fn profile_is_used() -> Result<(), Failed> {
     }
 }
 
-fn child_is_refused() -> Result<(), Failed> {
-    let outcome = guest(&[], &["/bin/sh", "-c", "/bin/true; /bin/true"])?;
-    let said = text(&outcome.stderr);
-    let named = ["fork", "clone", "vfork"]
-        .iter()
-        .any(|call| said.contains(call));
+/// Children show none, and a program that becomes another shows them once.
+fn statistics_once() -> Result<(), Failed> {
+    let script = "/bin/true; (exit 1); x=$(/bin/echo); exec /usr/bin/seq 3";
+    let outcome = guest(&["--stats"], &["/bin/sh", "-c", script])?;
+    expect(outcome.end == End::Exit(0), "exit status", &outcome)?;
+    expect(outcome.stdout == b"1\n2\n3\n", "output", &outcome)?;
+    let shown = text(&outcome.stderr).matches("code cache").count();
+    expect(shown == 1, "one table", &outcome)
+}
+
+/// Temper's options aren't in the environment, and a program that empties it keeps them.
+fn options_survive_exec() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("stats.json");
+    let name = file.to_str().expect("UTF-8");
+    let options = ["--max-tier", "interpreter", "--stats-json", name];
+    let outcome = guest(&options, &["/usr/bin/env", "-i", "/usr/bin/env"])?;
+    expect(outcome.end == End::Exit(0), "exit status", &outcome)?;
+    expect(outcome.stdout.is_empty(), "an empty environment", &outcome)?;
+    let stats: serde_json::Value = serde_json::from_slice(&std::fs::read(&file)?)?;
+    let translated = stats["blocks"]["translated"].as_u64();
+    expect(translated == Some(0), "nothing translated", &outcome)
+}
+
+fn children_are_profiled() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let name = folder.path().to_str().expect("UTF-8");
+    let script = "/usr/bin/seq 30000 | /usr/bin/sort -n | /usr/bin/tail -n 1";
+    let outcome = guest(&["--profile-dir", name], &["/bin/sh", "-c", script])?;
+    expect(outcome.stdout == b"30000\n", "output", &outcome)?;
+    let mut list = temper();
+    list.args(["profile", "list", "--profile-dir", name]);
+    let listed = run(list, b"", LIMIT)?;
+    for program in ["seq", "sort"] {
+        expect(text(&listed.stdout).contains(program), program, &listed)?;
+    }
+    Ok(())
+}
+
+/// Temper's copy of standard error isn't a daemon's, or its reader would wait for the daemon.
+fn daemon_lets_go() -> Result<(), Failed> {
+    let script = "(sleep 20 > /dev/null 2>&1 < /dev/null &)";
+    let started = std::time::Instant::now();
+    let outcome = guest(&[], &["/bin/sh", "-c", script])?;
+    expect(outcome.end == End::Exit(0), "exit status", &outcome)?;
     expect(
-        said.lines().any(|line| line.starts_with("temper: ")) && named,
-        "an error that names the call",
+        started.elapsed().as_secs() < 15,
+        "no wait for the daemon",
         &outcome,
     )
+}
+
+fn privileged_programs() -> Result<(), Failed> {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("true");
+    std::fs::copy("/bin/true", &path)?;
+    let owned = std::os::unix::fs::chown(&path, Some(65534), Some(65534));
+    let mode = std::fs::set_permissions(&path, PermissionsExt::from_mode(0o4755));
+    if owned.and(mode).is_err() {
+        eprintln!("skipped: not root, so there is no other user to run as");
+        return Ok(());
+    }
+    let name = path.to_str().expect("UTF-8");
+    let outcome = guest(&[], &[name])?;
+    expect(outcome.end == End::Exit(126), "exit status", &outcome)?;
+    expect(
+        text(&outcome.stderr).contains("set-user-ID"),
+        "the reason",
+        &outcome,
+    )?;
+    let script = format!("{name}; echo $?");
+    let outcome = guest(&[], &["/bin/sh", "-c", &script])?;
+    let said = text(&outcome.stderr);
+    expect(outcome.stdout == b"126\n", "the shell's status", &outcome)?;
+    expect(said.contains("set-user-ID"), "the reason", &outcome)?;
+    expect(said.contains("Operation not permitted"), "EPERM", &outcome)
 }

@@ -28,7 +28,7 @@ use self::enter::enter;
 use self::special::InRust;
 use super::fault::{ARENA_BYTES, forget_arena, register_arena, trap_from_fault};
 use crate::guest::{Access, CpuState, GuestTrap, VectorState};
-use crate::host::{DualMap, Features};
+use crate::host::{DualMap, DualMapCopy, Features};
 
 /// Arenas of one cache. Nothing but registers and 8-bit immediates tells stubs apart, so
 /// real programs stay far below one.
@@ -197,12 +197,26 @@ impl StubCache {
         self.stubs[id.0 as usize].memory
     }
 
-    /// Call in a forked child before it builds a stub: the arenas are shared with the parent,
-    /// which goes on filling them, so the child fills others. Existing stubs stay valid.
-    pub fn after_fork(&mut self) {
-        for arena in &mut self.arenas {
-            arena.used = ARENA_BYTES;
+    /// All stubs, for a forked child.
+    ///
+    /// # Errors
+    /// The kernel's: no memory.
+    pub fn copy(&self) -> io::Result<Vec<DualMapCopy>> {
+        let arenas = self.arenas.iter();
+        arenas
+            .map(|arena| arena.map.copy(std::slice::from_ref(&(0..arena.used))))
+            .collect()
+    }
+
+    /// From now on the stubs are in `copies`, which were made of this cache.
+    ///
+    /// # Errors
+    /// The kernel's; the stubs may be gone then.
+    pub fn show(&mut self, copies: Vec<DualMapCopy>) -> io::Result<()> {
+        for (arena, copy) in self.arenas.iter_mut().zip(copies) {
+            arena.map.show(copy)?;
         }
+        Ok(())
     }
 
     /// How often stubs were run.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 
+use super::privilege::Privilege;
 use crate::addr::GuestAddr;
 use crate::host::syscall::Errno;
 
@@ -33,6 +34,16 @@ pub enum LoadError {
     NotFound(PathBuf),
     /// No permission to execute it, or no regular file.
     NotPermitted(PathBuf),
+    /// The kernel has another reason not to execute it (ELOOP, ETXTBSY).
+    Refused {
+        path: PathBuf,
+        errno: Errno,
+    },
+    /// It would run with rights that Temper doesn't have.
+    Privileged {
+        path: PathBuf,
+        privilege: Privilege,
+    },
     /// It could be executed but not read (which Temper must).
     Unreadable {
         path: PathBuf,
@@ -46,7 +57,12 @@ pub enum LoadError {
     BadScript(PathBuf),
     /// Scripts run by scripts, deeper than the kernel goes.
     ScriptsTooDeep(PathBuf),
-    /// The interpreter that a program or script names can't be loaded.
+    /// What a script's first line names can't be executed.
+    ScriptInterpreter {
+        of: PathBuf,
+        error: Box<LoadError>,
+    },
+    /// The loader that a program names can't be loaded.
     Interpreter {
         of: PathBuf,
         error: Box<LoadError>,
@@ -75,17 +91,69 @@ impl LoadError {
     pub fn exit_status(&self) -> u8 {
         match self {
             LoadError::NotFound(_) => 127,
+            LoadError::Refused {
+                errno: Errno(libc::ENOTDIR),
+                ..
+            } => 127,
             LoadError::NotPermitted(_)
+            | LoadError::Refused { .. }
+            | LoadError::Privileged { .. }
             | LoadError::Unreadable { .. }
             | LoadError::Elf { .. }
             | LoadError::BadScript(_)
             | LoadError::ScriptsTooDeep(_)
             | LoadError::ArgumentsTooLong => 126,
             // A shell reports a missing interpreter as it reports a missing program.
-            LoadError::Interpreter { error, .. } => error.exit_status(),
+            LoadError::ScriptInterpreter { error, .. } | LoadError::Interpreter { error, .. } => {
+                error.exit_status()
+            }
             LoadError::AddressTaken { .. } | LoadError::NoRoom { .. } | LoadError::Host { .. } => {
                 125
             }
+        }
+    }
+
+    /// What execve(2) fails with (fs/exec.c, fs/binfmt_elf.c, fs/binfmt_script.c).
+    pub fn errno(&self) -> Errno {
+        Errno(match self {
+            LoadError::NotFound(_) => libc::ENOENT,
+            LoadError::NotPermitted(_) | LoadError::Unreadable { .. } => libc::EACCES,
+            LoadError::Refused { errno, .. } | LoadError::Host { errno, .. } => return *errno,
+            LoadError::Privileged { .. } => libc::EPERM,
+            LoadError::Elf { .. } | LoadError::BadScript(_) => libc::ENOEXEC,
+            LoadError::ScriptsTooDeep(_) => libc::ELOOP,
+            LoadError::ScriptInterpreter { error, .. } => return error.errno(),
+            LoadError::Interpreter { error, .. } => match &**error {
+                LoadError::Elf { .. } => libc::ELIBBAD,
+                error => return error.errno(),
+            },
+            LoadError::ArgumentsTooLong => libc::E2BIG,
+            LoadError::AddressTaken { .. } | LoadError::NoRoom { .. } => libc::ENOMEM,
+        })
+    }
+
+    /// Whether the kernel alone would run it.
+    pub fn is_tempers(&self) -> bool {
+        match self {
+            LoadError::Privileged { .. }
+            | LoadError::Unreadable { .. }
+            | LoadError::Elf {
+                error: ElfError::I386,
+                ..
+            } => true,
+            LoadError::ScriptInterpreter { error, .. } | LoadError::Interpreter { error, .. } => {
+                error.is_tempers()
+            }
+            LoadError::NotFound(_)
+            | LoadError::NotPermitted(_)
+            | LoadError::Refused { .. }
+            | LoadError::Elf { .. }
+            | LoadError::BadScript(_)
+            | LoadError::ScriptsTooDeep(_)
+            | LoadError::AddressTaken { .. }
+            | LoadError::NoRoom { .. }
+            | LoadError::ArgumentsTooLong
+            | LoadError::Host { .. } => false,
         }
     }
 }
@@ -131,7 +199,23 @@ impl fmt::Display for LoadError {
         match self {
             LoadError::NotFound(path) => write!(f, "{}: not found", path.display()),
             LoadError::NotPermitted(path) => write!(f, "{}: not executable", path.display()),
-            LoadError::Unreadable { path, errno } => write!(f, "{}: {errno}", path.display()),
+            LoadError::Refused { path, errno } => write!(f, "{}: {errno}", path.display()),
+            LoadError::Privileged { path, privilege } => {
+                let path = path.display();
+                match privilege {
+                    Privilege::User(user) => {
+                        write!(f, "{path}: a set-user-ID program (user {user})")
+                    }
+                    Privilege::Group(group) => {
+                        write!(f, "{path}: a set-group-ID program (group {group})")
+                    }
+                    Privilege::Capabilities => write!(f, "{path}: a program with capabilities"),
+                }?;
+                f.write_str(", which Temper can't give; run it as who it becomes, or natively")
+            }
+            LoadError::Unreadable { path, errno } => {
+                write!(f, "{}: it can't be read: {errno}", path.display())
+            }
             LoadError::Elf { path, error } => write!(f, "{}: {error}", path.display()),
             LoadError::BadScript(path) => {
                 write!(f, "{}: its #! line names no interpreter", path.display())
@@ -139,7 +223,7 @@ impl fmt::Display for LoadError {
             LoadError::ScriptsTooDeep(path) => {
                 write!(f, "{}: too many levels of #! scripts", path.display())
             }
-            LoadError::Interpreter { of, error } => {
+            LoadError::ScriptInterpreter { of, error } | LoadError::Interpreter { of, error } => {
                 write!(f, "{}: its interpreter can't be run: {error}", of.display())
             }
             LoadError::AddressTaken { path, range } => write!(

@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::header::{self, Image};
 use super::script::{self, LINE_BYTES};
-use super::search;
-use super::{ElfError, LoadError};
+use super::{ElfError, Executable, LoadError, privilege};
 use crate::host::syscall::Errno;
 use crate::process::address_space::descriptor_path;
 
@@ -38,33 +37,29 @@ pub struct Program {
     pub args: Vec<OsString>,
 }
 
-/// Opens `path` and whatever it takes to run it. `args` are the program's, from argv[0] on.
+/// Opens whatever it takes to run `executable`. `args` are the program's, from argv[0] on.
 ///
 /// # Errors
 /// What is wrong with which file.
-pub fn open_program(path: &Path, args: Vec<OsString>) -> Result<Program, LoadError> {
+pub fn open_program(executable: Executable, args: Vec<OsString>) -> Result<Program, LoadError> {
     let mut args = args;
     if args.is_empty() {
         // The kernel's (since 5.18) and for the same reason: programs rely on argv[0].
         args.push(OsString::new());
     }
-    let mut path = path.to_path_buf();
+    let mut executable = executable;
     let mut scripts: Vec<PathBuf> = Vec::new();
     loop {
-        let step = open_executable(&path).and_then(|file| {
-            let start = read_start(&file, &path)?;
-            if !script::is_script(&start) {
-                return Ok((file, None));
+        let blamed = |error| blame(&scripts, error);
+        let path = executable.name.clone();
+        let start = read_start(&executable.file, &path).map_err(blamed)?;
+        if !script::is_script(&start) {
+            let main = examine(&path, executable.file).map_err(blamed)?;
+            if let Some(privilege) = privilege::gained_by(&main.file) {
+                return Err(blamed(LoadError::Privileged { path, privilege }));
             }
-            let shebang =
-                script::parse(&start).ok_or_else(|| LoadError::BadScript(path.clone()))?;
-            Ok((file, Some(shebang)))
-        });
-        let (file, shebang) = step.map_err(|error| blame(&scripts, error))?;
-        let Some(shebang) = shebang else {
-            let main = examine(&path, file).map_err(|error| blame(&scripts, error))?;
             let interpreter = open_interpreter(&main).map_err(|error| LoadError::Interpreter {
-                of: path.clone(),
+                of: path,
                 error: Box::new(error),
             })?;
             return Ok(Program {
@@ -72,7 +67,12 @@ pub fn open_program(path: &Path, args: Vec<OsString>) -> Result<Program, LoadErr
                 interpreter,
                 args,
             });
-        };
+        }
+        let shebang =
+            script::parse(&start).ok_or_else(|| blamed(LoadError::BadScript(path.clone())))?;
+        if executable.unreachable {
+            return Err(LoadError::NotFound(path));
+        }
         if scripts.len() >= MAX_SCRIPT_DEPTH {
             return Err(LoadError::ScriptsTooDeep(path));
         }
@@ -80,24 +80,21 @@ pub fn open_program(path: &Path, args: Vec<OsString>) -> Result<Program, LoadErr
         front.extend(shebang.argument);
         front.push(path.clone().into_os_string());
         args.splice(0..1, front);
-        scripts.push(std::mem::replace(&mut path, shebang.interpreter.into()));
+        scripts.push(path);
+        executable = Executable::open(Path::new(&shebang.interpreter))
+            .map_err(|error| blame(&scripts, error))?;
     }
 }
 
 /// Errors of a script's interpreter name the script too.
 fn blame(scripts: &[PathBuf], error: LoadError) -> LoadError {
     match scripts.last() {
-        Some(script) => LoadError::Interpreter {
+        Some(script) => LoadError::ScriptInterpreter {
             of: script.clone(),
             error: Box::new(error),
         },
         None => error,
     }
-}
-
-fn open_executable(path: &Path) -> Result<File, LoadError> {
-    search::check(path)?;
-    File::open(path).map_err(|error| unreadable(path, &error))
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> LoadError {
@@ -163,7 +160,7 @@ fn open_interpreter(main: &OpenProgram) -> Result<Option<OpenProgram>, LoadError
         .ok_or_else(|| malformed("the interpreter's name"))?;
     let name: Vec<u8> = bytes.into_iter().take_while(|b| *b != 0).collect();
     let path = PathBuf::from(OsString::from_vec(name));
-    let file = open_executable(&path)?;
+    let file = Executable::open(&path)?.file;
     examine(&path, file).map(Some)
 }
 

@@ -20,7 +20,7 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
     /// host's mask the guest's again. Several handlers may be stacked, as in the kernel.
     pub fn deliver_pending(&mut self) -> EnvAction {
         // Cleared first: what is recorded from here on sets it again.
-        set_pending(self.ctx, false);
+        self.ctx.set_signal_pending(false);
         let mut handled = false;
         while let Some(info) = self.next_deliverable() {
             match self.deliver(info) {
@@ -304,7 +304,7 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
 
     /// Gives the host the guest's mask, unless a signal is recorded: then everything stays
     /// blocked until its delivery, which comes back here.
-    pub(super) fn update_host_mask(&mut self) {
+    pub fn update_host_mask(&mut self) {
         // Blocked first: otherwise a signal recorded between the look and the change would
         // lose its protection against a second one.
         host::block(SigSet::all_asynchronous());
@@ -316,8 +316,13 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
 
     fn announce_held(&mut self) {
         if !self.thread.mask.covers(self.thread.held()) {
-            set_pending(self.ctx, true);
+            self.ctx.set_signal_pending(true);
         }
+    }
+
+    /// Gives the host the guest's action for `signo` again, after somebody else changed it.
+    pub fn reinstall(&mut self, signo: i32) {
+        self.install_in_host(signo, &self.dispositions.get(signo));
     }
 
     /// Makes the host's disposition of `signo` fit the guest's action.
@@ -361,9 +366,4 @@ fn take_recorded(ctx: &mut ThreadContext) -> Option<SigInfo> {
     let info = SigInfo(info);
     debug_assert!((1..=MAX_SIGNAL).contains(&info.signo()));
     Some(info)
-}
-
-fn set_pending(ctx: &mut ThreadContext, pending: bool) {
-    // SAFETY: a plain field; volatile because a signal handler of this thread writes it.
-    unsafe { std::ptr::write_volatile(&raw mut ctx.pending, u64::from(pending)) };
 }

@@ -14,11 +14,11 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
     /// once it can record signals ([`super::Inherited`] doesn't know it).
     ///
     /// # Errors
-    /// A signal is recorded: its handler runs first, then the call is made again.
-    pub fn before_exec(&mut self) -> Result<SigSet, Outcome> {
+    /// A signal is recorded: its handler runs first, then the call, `number`, is made again.
+    pub fn before_exec(&mut self, number: i64) -> Result<SigSet, Outcome> {
         host::block(SigSet::all_asynchronous());
         if is_recorded(self.ctx) {
-            self.restart_call(libc::SYS_execve);
+            self.restart_call(number);
             return Err(Outcome::Action(EnvAction::Continue));
         }
         let held = self.thread.held();

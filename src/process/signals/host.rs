@@ -11,7 +11,6 @@ use syscalls::{Sysno, syscall};
 use super::action::{SIG_DFL, SIG_IGN, sa};
 use super::set::{MAX_SIGNAL, SigSet};
 use crate::addr::GuestAddr;
-use crate::guest::ThreadContext;
 
 /// Who takes a signal in the host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,10 +49,6 @@ pub trait HostHandlers {
     /// Makes the host's disposition for `signo` so. For synchronous signals this is always
     /// [`HostDisposition::Temper`].
     fn set(&mut self, signo: i32, disposition: HostDisposition, flags: HostFlags);
-
-    /// Makes a system call that may block, unless a signal is recorded in `ctx`: then
-    /// `None`. There is no window between the check and the call.
-    fn blocking_call(&mut self, ctx: &mut ThreadContext, nr: i64, args: [u64; 6]) -> Option<i64>;
 
     /// Guest memory in `range` is about to be written as the kernel writes it: undo any
     /// write protection of Temper's own there (translated code on the guest's stack).
@@ -101,26 +96,6 @@ pub fn pending() -> SigSet {
     let result = unsafe { syscall!(Sysno::rt_sigpending, &raw mut set, SIGSET_BYTES) };
     assert!(result.is_ok(), "rt_sigpending: {result:?}");
     set
-}
-
-/// Passes a system call on; negative results are errors as the kernel returns them.
-///
-/// # Safety
-/// As for the call itself.
-pub unsafe fn call(nr: i64, args: [u64; 6]) -> i64 {
-    let [a, b, c, d, e, f] = args;
-    let result: i64;
-    // SAFETY: the caller vouches for the call; the kernel clobbers rcx and r11 only.
-    unsafe {
-        std::arch::asm!(
-            "syscall",
-            inlateout("rax") nr => result,
-            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
-            lateout("rcx") _, lateout("r11") _,
-            options(nostack),
-        );
-    }
-    result
 }
 
 /// The kernel's `struct sigaction`.
@@ -198,6 +173,22 @@ pub fn raise(signo: i32) {
 pub fn die_by(signo: i32) -> ! {
     // SAFETY: affects only this process, which is ending.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
+    die(signo)
+}
+
+/// As [`die_by`], in a process whose memory (and with it what PR_SET_DUMPABLE says) is its
+/// parent's too.
+pub fn die_sharing(signo: i32) -> ! {
+    let none = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: affects only this process, which is ending.
+    unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
+    die(signo)
+}
+
+fn die(signo: i32) -> ! {
     give_to_kernel(signo, false);
     set_mask(SigSet(!0).without(signo));
     raise(signo);

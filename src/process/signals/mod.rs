@@ -23,6 +23,7 @@
 
 mod action;
 mod calls;
+mod child;
 mod deliver;
 mod exec;
 mod fpstate;
@@ -37,12 +38,17 @@ mod wait;
 mod tests;
 
 pub use action::{Action, DefaultAction, Dispositions, default_action, sa};
-pub use host::{HostDisposition, HostFlags, HostHandlers, Inherited, die_by};
+pub use host::{HostDisposition, HostFlags, HostHandlers, Inherited, die_by, die_sharing};
+/// The calling thread's mask in the host.
+pub mod host_mask {
+    pub use super::host::{block, set_mask};
+}
 pub use info::{FaultCodes, SigInfo, TrapSignal, signal_for};
 pub use set::{MAX_SIGNAL, SYNCHRONOUS, SigSet, UNBLOCKABLE};
 pub use thread::{AltStack, Suspended, ThreadSignals};
+pub use wait::Wait;
 
-use crate::guest::{EnvAction, ThreadContext};
+use crate::guest::{EnvAction, HostCall, ThreadContext};
 
 /// Everything that a signal operation touches.
 pub struct Signals<'a, M, H> {
@@ -60,4 +66,6 @@ pub enum Outcome {
     Return(i64),
     /// The context is as it must be already (rt_sigreturn, or the call is to be made again).
     Action(EnvAction),
+    /// This call is to be made, which may block; [`Signals::call_returned`] goes on.
+    Call(HostCall),
 }

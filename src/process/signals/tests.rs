@@ -11,6 +11,7 @@ use super::*;
 use crate::addr::GuestAddr;
 use crate::guest::{Access, Gpr, GuestMemory, GuestTrap, MemoryFault, Width, flags};
 use crate::host::XsaveLayout;
+use crate::host::syscall::interruptible;
 use std::ops::Range;
 
 /// One mapped range of guest memory.
@@ -88,10 +89,6 @@ impl HostHandlers for Recorder {
     fn set(&mut self, signo: i32, disposition: HostDisposition, flags: HostFlags) {
         self.set.push((signo, disposition, flags));
     }
-    fn blocking_call(&mut self, ctx: &mut ThreadContext, nr: i64, args: [u64; 6]) -> Option<i64> {
-        // SAFETY: the tests' calls touch the tests' memory.
-        (!super::deliver::is_recorded(ctx)).then(|| unsafe { host::call(nr, args) })
-    }
     fn will_write(&mut self, range: Range<GuestAddr>) {
         self.written.push(range);
     }
@@ -130,11 +127,18 @@ impl Thread {
     /// As the host's handler does.
     fn record(&mut self, info: SigInfo) {
         self.ctx.signal_info = info.0;
-        self.ctx.pending = 1;
+        self.ctx.set_signal_pending(true);
     }
 
     fn call(&mut self, nr: i64, args: [u64; 6]) -> i64 {
-        match self.signals().syscall(nr, args) {
+        let mut outcome = self.signals().syscall(nr, args);
+        if let Some(Outcome::Call(call)) = outcome {
+            let pending = self.ctx.pending.as_ptr();
+            // SAFETY: the tests' calls touch the tests' memory.
+            let result = unsafe { interruptible(pending, call.number, call.args) };
+            outcome = Some(self.signals().call_returned(result));
+        }
+        match outcome {
             Some(Outcome::Return(value)) => value,
             other => panic!("system call {nr}: {other:?}"),
         }
@@ -418,7 +422,7 @@ fn a_blocked_synchronous_signal_that_was_sent_waits_in_temper() {
 
     let unblock = [libc::SIG_UNBLOCK as u64, set, 0, 8, 0, 0];
     assert_eq!(thread.call(libc::SYS_rt_sigprocmask, unblock), 0);
-    assert_ne!(thread.ctx.pending, 0);
+    assert!(thread.ctx.is_signal_pending());
     assert_eq!(thread.signals().deliver_pending(), EnvAction::Continue);
     assert_eq!(thread.ctx.cpu.rip, 0x40_1000);
 }

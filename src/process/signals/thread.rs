@@ -3,6 +3,7 @@
 
 use super::info::{FaultCodes, SigInfo};
 use super::set::SigSet;
+use super::wait::Wait;
 
 /// Bits of `ss_flags`.
 pub const SS_ONSTACK: u32 = 1;
@@ -130,6 +131,9 @@ pub struct ThreadSignals {
     pub alt_stack: AltStack,
     pub suspended: Option<Suspended>,
     pub fault: FaultCodes,
+    /// The wait under way. Its buffers are the kernel's during the call, so the state must
+    /// not move then.
+    pub wait: Wait,
     /// Synchronous signals that somebody sent while the guest blocked them: the host has
     /// them unblocked, so they wait here. One of each, as standard signals don't queue.
     held: [Option<SigInfo>; 5],
@@ -150,6 +154,7 @@ impl ThreadSignals {
         let mut child = ThreadSignals {
             held: [None; 5],
             suspended: None,
+            wait: Wait::default(),
             ..self.clone()
         };
         if shares_memory {

@@ -8,7 +8,7 @@ use super::info::SIGINFO_BYTES;
 use super::set::{SYNCHRONOUS, SigSet, UNBLOCKABLE};
 use super::thread::Suspended;
 use super::{Outcome, Signals};
-use crate::guest::{EnvAction, GuestMemory};
+use crate::guest::{EnvAction, GuestMemory, HostCall};
 
 /// Missing from libc for this target.
 pub(super) const SYS_IO_PGETEVENTS: i64 = 333;
@@ -18,11 +18,46 @@ const EFAULT: i64 = -(libc::EFAULT as i64);
 const EINVAL: i64 = -(libc::EINVAL as i64);
 
 /// Where a call has its signal mask.
+#[derive(Clone, Copy)]
 enum MaskArgument {
     /// Pointer and size are arguments, from this index on.
     Direct(usize),
     /// This argument points to a pointer and a size.
     Packed(usize),
+}
+
+/// A wait that the kernel carries out: what it reads and writes on Temper's side, and what
+/// is to be done after it.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Wait {
+    /// The host's mask during the call, and the pointer and size of it for pselect6.
+    mask: SigSet,
+    pack: [u64; 2],
+    info: Info,
+    then: Then,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Info([u8; SIGINFO_BYTES]);
+
+impl Default for Info {
+    fn default() -> Self {
+        Info([0; SIGINFO_BYTES])
+    }
+}
+
+#[derive(Clone, Copy, Default, Debug)]
+enum Then {
+    #[default]
+    Nothing,
+    /// The guest's mask before the call comes back.
+    Masked {
+        nr: i64,
+        before: SigSet,
+        restarts: bool,
+    },
+    /// The siginfo goes to the guest.
+    Timed { info_at: u64 },
 }
 
 impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
@@ -34,21 +69,23 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
         let Ok(mask) = self.read_set(at) else {
             return Outcome::Return(EFAULT);
         };
-        self.wait_masked(libc::SYS_rt_sigsuspend, mask, true, |host_mask| {
-            let set = &raw const *host_mask as u64;
-            // SAFETY: the set outlives the call, which reads 8 bytes of it.
-            unsafe { host::call(libc::SYS_rt_sigsuspend, [set, 8, 0, 0, 0, 0]) }
-        })
+        let nr = libc::SYS_rt_sigsuspend;
+        self.wait_masked(nr, nr, args, MaskArgument::Direct(0), mask, true)
     }
 
     /// The same wait with the mask as it is.
     pub(super) fn pause(&mut self) -> Outcome {
         let mask = self.thread.mask;
-        self.wait_masked(libc::SYS_pause, mask, true, |host_mask| {
-            let set = &raw const *host_mask as u64;
-            // SAFETY: as in `rt_sigsuspend`.
-            unsafe { host::call(libc::SYS_rt_sigsuspend, [set, 8, 0, 0, 0, 0]) }
-        })
+        let args = [0, 8, 0, 0, 0, 0];
+        let call = libc::SYS_rt_sigsuspend;
+        self.wait_masked(
+            libc::SYS_pause,
+            call,
+            args,
+            MaskArgument::Direct(0),
+            mask,
+            true,
+        )
     }
 
     /// ppoll and its relatives. Without a mask, or with one that can't be read, they pass
@@ -75,27 +112,18 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
         let mask = self.read_set(at).ok()?;
         // epoll_wait returns EINTR where the others start again.
         let restarts = !matches!(nr, libc::SYS_epoll_pwait | libc::SYS_epoll_pwait2);
-        Some(self.wait_masked(nr, mask, restarts, |host_mask| {
-            let mut args = args;
-            let set = &raw const *host_mask as u64;
-            let pack = [set, 8];
-            match argument {
-                MaskArgument::Direct(index) => args[index] = set,
-                MaskArgument::Packed(index) => args[index] = pack.as_ptr() as u64,
-            }
-            // SAFETY: the guest's call on the guest's memory; what was exchanged, the mask,
-            // outlives the call.
-            unsafe { host::call(nr, args) }
-        }))
+        Some(self.wait_masked(nr, nr, args, argument, mask, restarts))
     }
 
-    /// Waits by `call`, which gets the host's mask to wait with.
+    /// The guest's call `nr` waits by `call`, with `mask` in place of its mask argument.
     fn wait_masked(
         &mut self,
         nr: i64,
+        call: i64,
+        mut args: [u64; 6],
+        argument: MaskArgument,
         mask: SigSet,
         restarts: bool,
-        call: impl FnOnce(&SigSet) -> i64,
     ) -> Outcome {
         let mask = mask.minus(UNBLOCKABLE);
         host::block(SigSet::all_asynchronous());
@@ -105,19 +133,43 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
             return Outcome::Action(EnvAction::Continue);
         }
         let before = std::mem::replace(&mut self.thread.mask, mask);
-        let held = !mask.covers(self.thread.held());
-        let result = if held {
-            EINTR
-        } else {
-            call(&mask.minus(SYNCHRONOUS))
+        if !mask.covers(self.thread.held()) {
+            return self.masked_wait_returned(nr, before, restarts, EINTR);
+        }
+        let wait = &mut self.thread.wait;
+        wait.then = Then::Masked {
+            nr,
+            before,
+            restarts,
         };
+        wait.mask = mask.minus(SYNCHRONOUS);
+        let set = &raw const wait.mask as u64;
+        wait.pack = [set, 8];
+        match argument {
+            MaskArgument::Direct(index) => args[index] = set,
+            MaskArgument::Packed(index) => args[index] = &raw const wait.pack as u64,
+        }
+        Outcome::Call(HostCall {
+            number: call as u64,
+            args,
+        })
+    }
+
+    fn masked_wait_returned(
+        &mut self,
+        nr: i64,
+        before: SigSet,
+        restarts: bool,
+        result: i64,
+    ) -> Outcome {
+        let held = !self.thread.mask.covers(self.thread.held());
         if result == EINTR && (held || is_recorded(self.ctx)) {
             // The frame saves the mask from before; delivery goes on from the new one.
             self.thread.suspended = Some(Suspended {
                 mask: before,
                 restart: restarts.then_some(nr),
             });
-            self.ctx.pending = 1;
+            self.ctx.set_signal_pending(true);
         } else {
             self.thread.mask = before;
             self.update_host_mask();
@@ -140,19 +192,47 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
             };
             return Outcome::Return(result);
         }
-        let mut info = [0u8; SIGINFO_BYTES];
-        let buffer = &raw mut info as u64;
-        let nr = libc::SYS_rt_sigtimedwait;
-        let Some(result) =
-            self.host
-                .blocking_call(self.ctx, nr, [set, buffer, timeout, size, 0, 0])
-        else {
-            self.restart_call(nr);
-            return Outcome::Action(EnvAction::Continue);
-        };
-        if result > 0 && info_at != 0 && self.write(info_at, &info).is_err() {
-            return Outcome::Return(EFAULT);
+        let wait = &mut self.thread.wait;
+        wait.then = Then::Timed { info_at };
+        let buffer = &raw mut wait.info as u64;
+        Outcome::Call(HostCall {
+            number: libc::SYS_rt_sigtimedwait as u64,
+            args: [set, buffer, timeout, size, 0, 0],
+        })
+    }
+
+    /// The call of [`Outcome::Call`] returned; `None`: it was not made, because something
+    /// is pending.
+    pub fn call_returned(&mut self, result: Option<i64>) -> Outcome {
+        match std::mem::take(&mut self.thread.wait.then) {
+            Then::Masked {
+                nr,
+                before,
+                restarts,
+            } => match result {
+                Some(result) => self.masked_wait_returned(nr, before, restarts, result),
+                None => {
+                    self.thread.mask = before;
+                    self.update_host_mask();
+                    self.restart_call(nr);
+                    Outcome::Action(EnvAction::Continue)
+                }
+            },
+            Then::Timed { info_at } => match result {
+                Some(result) if result > 0 && info_at != 0 => {
+                    let info = self.thread.wait.info.0;
+                    match self.write(info_at, &info) {
+                        Ok(()) => Outcome::Return(result),
+                        Err(_) => Outcome::Return(EFAULT),
+                    }
+                }
+                Some(result) => Outcome::Return(result),
+                None => {
+                    self.restart_call(libc::SYS_rt_sigtimedwait);
+                    Outcome::Action(EnvAction::Continue)
+                }
+            },
+            Then::Nothing => unreachable!("no wait is under way"),
         }
-        Outcome::Return(result)
     }
 }

@@ -3,9 +3,10 @@
 use ::syscalls::Sysno;
 
 use super::{Call, Ending};
-use crate::guest::ThreadContext;
 use crate::host::syscall::{Errno, SyscallResult, call as host_call};
 use crate::process::Process;
+use crate::process::descriptors::OwnDescriptor;
+use crate::process::thread::ThreadState;
 
 const BAD_DESCRIPTOR: SyscallResult = Err(Errno(libc::EBADF));
 
@@ -14,11 +15,12 @@ impl Process {
         &mut self,
         sysno: Sysno,
         call: Call,
-        ctx: &mut ThreadContext,
+        thread: &ThreadState,
     ) -> Ending {
         let [first, second, third, ..] = call.args;
-        let Some(own) = self.own_descriptor.number() else {
-            return call.pass_blocking(call.args, ctx);
+        let descriptor = &mut self.records.of_mut(thread).own_descriptor;
+        let Some(own) = descriptor.number() else {
+            return call.pass_blocking(call.args);
         };
         match sysno {
             Sysno::close_range if (first as u32..=second as u32).contains(&own) => {
@@ -26,36 +28,41 @@ impl Process {
             }
             Sysno::close_range => call.pass(call.args).into(),
             // close, dup, dup2, dup3, fcntl.
-            _ if self.own_descriptor.is(first) => BAD_DESCRIPTOR.into(),
-            Sysno::dup2 | Sysno::dup3 if self.own_descriptor.is(second) => {
-                self.own_descriptor.make_way();
-                call.pass_blocking(call.args, ctx)
+            _ if descriptor.is(first) => BAD_DESCRIPTOR.into(),
+            Sysno::dup2 | Sysno::dup3 if descriptor.is(second) => {
+                descriptor.make_way();
+                call.pass_blocking(call.args)
             }
             Sysno::fcntl if matches!(second as i32, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) => {
-                self.duplicate_from(call, own, third as u32).into()
+                duplicate_from(call, descriptor, own, third as u32).into()
             }
-            _ => call.pass_blocking(call.args, ctx),
+            _ => call.pass_blocking(call.args),
         }
     }
+}
 
-    /// The lowest free number from `lowest` on; Temper's counts as free.
-    fn duplicate_from(&mut self, call: Call, own: u32, lowest: u32) -> SyscallResult {
-        let result = call.pass(call.args);
-        let passed_over = match result {
-            Ok(number) => number > u64::from(own),
-            Err(errno) => errno == Errno(libc::EMFILE),
-        };
-        if lowest > own || !passed_over {
-            return result;
-        }
-        if let Ok(number) = result {
-            let args = [number, 0, 0, 0, 0, 0];
-            // SAFETY: made by the call above, and the guest doesn't know of it.
-            unsafe { host_call(Sysno::close, args) }?;
-        }
-        self.own_descriptor.make_way();
-        call.pass(call.args)
+/// The lowest free number from `lowest` on; Temper's counts as free.
+fn duplicate_from(
+    call: Call,
+    descriptor: &mut OwnDescriptor,
+    own: u32,
+    lowest: u32,
+) -> SyscallResult {
+    let result = call.pass(call.args);
+    let passed_over = match result {
+        Ok(number) => number > u64::from(own),
+        Err(errno) => errno == Errno(libc::EMFILE),
+    };
+    if lowest > own || !passed_over {
+        return result;
     }
+    if let Ok(number) = result {
+        let args = [number, 0, 0, 0, 0, 0];
+        // SAFETY: made by the call above, and the guest doesn't know of it.
+        unsafe { host_call(Sysno::close, args) }?;
+    }
+    descriptor.make_way();
+    call.pass(call.args)
 }
 
 /// close_range(2) below and above `own`, which lies in the range.

@@ -4,28 +4,36 @@ use ::syscalls::Sysno;
 
 use super::{Call, Ending};
 use crate::addr::GuestAddr;
-use crate::guest::EnvAction;
+use crate::guest::{CodeControl, EnvAction};
+use crate::host::syscall::Errno;
 use crate::process::Process;
+use crate::process::thread::ThreadState;
+use crate::process::thread_exit::LIST_HEAD_BYTES;
 
 impl Process {
-    pub(super) fn lifetime_call(&mut self, sysno: Sysno, call: Call) -> Ending {
+    pub(super) fn lifetime_call(
+        &mut self,
+        sysno: Sysno,
+        call: Call,
+        thread: &mut ThreadState,
+        code: &mut dyn CodeControl,
+    ) -> Ending {
+        let [first, second, ..] = call.args;
+        let status = (first & 0xff) as i32;
         match sysno {
-            // The only thread's exit is the process's.
-            Sysno::exit | Sysno::exit_group => {
-                Ending::Action(EnvAction::Exit((call.args[0] & 0xff) as i32))
-            }
-            // Passed on as well: the kernel acts on them when the host thread ends.
+            Sysno::exit => Ending::Action(self.thread_exits(thread, status, code)),
+            Sysno::exit_group => Ending::Action(EnvAction::Exit(status)),
+            // Not the kernel's to know: the host thread's own is the C library's.
             Sysno::set_tid_address => {
-                self.thread.clear_child_tid = GuestAddr(call.args[0]);
+                thread.clear_child_tid = GuestAddr(first);
+                call.own_tid().into()
+            }
+            // Passed on as well: the kernel follows it when the process dies.
+            _ if second == LIST_HEAD_BYTES => {
+                thread.robust_list = GuestAddr(first);
                 call.pass(call.args).into()
             }
-            _ => {
-                let result = call.pass(call.args);
-                if result.is_ok() {
-                    self.thread.robust_list = GuestAddr(call.args[0]);
-                }
-                result.into()
-            }
+            _ => Ending::Return(Err(Errno(libc::EINVAL))),
         }
     }
 }

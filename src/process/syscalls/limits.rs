@@ -3,12 +3,14 @@
 //! Temper's reservations: the host's limit is the guest's plus what is Temper's.
 
 use ::syscalls::Sysno;
+use serde::{Deserialize, Serialize};
 
 use super::Call;
 use crate::addr::{GuestAddr, PAGE_SIZE};
 use crate::guest::{GuestMemory, Width};
 use crate::host::syscall::{Errno, SyscallResult, call as host_call};
 use crate::process::Process;
+use crate::process::thread::ThreadState;
 
 const INFINITY: u64 = u64::MAX;
 
@@ -37,7 +39,7 @@ impl MemoryLimit {
 }
 
 /// Memory limits as the guest set them, soft and hard.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct MemoryLimits {
     address_space: Option<[u64; 2]>,
     data: Option<[u64; 2]>,
@@ -53,7 +55,12 @@ impl MemoryLimits {
 }
 
 impl Process {
-    pub(super) fn limit_call(&mut self, sysno: Sysno, call: Call) -> SyscallResult {
+    pub(super) fn limit_call(
+        &mut self,
+        sysno: Sysno,
+        call: Call,
+        thread: &ThreadState,
+    ) -> SyscallResult {
         let [a, b, c, d, ..] = call.args;
         // Which limit, where the new one is, where the old one goes; another process's are
         // not ours to change.
@@ -64,8 +71,8 @@ impl Process {
             _ => return call.pass(call.args),
         };
         match resource as u32 {
-            libc::RLIMIT_AS => self.memory_limit_call(MemoryLimit::AddressSpace, new, old),
-            libc::RLIMIT_DATA => self.memory_limit_call(MemoryLimit::Data, new, old),
+            libc::RLIMIT_AS => self.memory_limit_call(MemoryLimit::AddressSpace, new, old, thread),
+            libc::RLIMIT_DATA => self.memory_limit_call(MemoryLimit::Data, new, old, thread),
             libc::RLIMIT_STACK => {
                 let result = call.pass(call.args)?;
                 if new != 0
@@ -79,8 +86,14 @@ impl Process {
         }
     }
 
-    fn memory_limit_call(&mut self, limit: MemoryLimit, new: u64, old: u64) -> SyscallResult {
-        let before = match *self.memory_limits.of(limit) {
+    fn memory_limit_call(
+        &mut self,
+        limit: MemoryLimit,
+        new: u64,
+        old: u64,
+        thread: &ThreadState,
+    ) -> SyscallResult {
+        let before = match *self.records.of_mut(thread).memory_limits.of(limit) {
             Some(pair) => pair,
             None => host_limit(limit, None)?,
         };
@@ -101,7 +114,7 @@ impl Process {
                 with_own(wanted[1])
             };
             host_limit(limit, Some([with_own(wanted[0]).min(hard), hard]))?;
-            *self.memory_limits.of(limit) = Some(wanted);
+            *self.records.of_mut(thread).memory_limits.of(limit) = Some(wanted);
         }
         if old != 0 {
             let bytes: Vec<u8> = before.iter().flat_map(|word| word.to_le_bytes()).collect();

@@ -3,6 +3,7 @@
 //! Temper owns, one file a family. Unknown numbers pass through with a log line.
 
 mod children;
+mod clone;
 mod descriptors;
 mod lifetime;
 mod limits;
@@ -17,9 +18,11 @@ use ::syscalls::Sysno;
 use super::Process;
 use super::address_space::file_key;
 use super::signals::Outcome;
+use super::thread::ThreadState;
 use crate::addr::GuestAddr;
-use crate::guest::{CodeControl, EnvAction, Gpr, GuestMemory, ThreadContext};
-use crate::host::syscall::{Errno, SyscallResult, encode, interruptible, raw};
+use crate::guest::{CodeControl, EnvAction, Gpr, GuestMemory, HostCall, ThreadContext};
+use crate::host::syscall::{Errno, SyscallResult, decode, encode, raw};
+pub use clone::{CLEAR_SIGHAND, CloneRequest};
 pub use limits::MemoryLimits;
 use table::Family;
 
@@ -28,7 +31,7 @@ const SYSCALL_BYTES: u64 = 2;
 
 /// One system call as the guest made it.
 #[derive(Clone, Copy, Debug)]
-struct Call {
+pub struct Call {
     /// As in EAX; the upper half of RAX is ignored by the kernel too.
     number: u32,
     args: [u64; 6],
@@ -47,25 +50,28 @@ impl Call {
         Sysno::new(self.number as usize)
     }
 
-    /// The kernel's own answer, for a call that may block: when a signal is pending, the
-    /// guest is to make the call again after its handler.
-    fn pass_blocking(self, args: [u64; 6], ctx: &mut ThreadContext) -> Ending {
-        // SAFETY: as in `pass`; the field is written by this thread and its signal handler.
-        let result = unsafe { interruptible(&raw const ctx.pending, u64::from(self.number), args) };
-        match result {
-            Some(result) => crate::host::syscall::decode(result).into(),
-            None => {
-                ctx.cpu.rip = ctx.cpu.rip.wrapping_sub(SYSCALL_BYTES);
-                Ending::Action(EnvAction::Continue)
-            }
+    /// The kernel's own answer, for a call that may block.
+    fn pass_blocking(self, args: [u64; 6]) -> Ending {
+        Ending::Call {
+            call: HostCall {
+                number: u64::from(self.number),
+                args,
+            },
+            after: After::Return,
         }
+    }
+
+    /// The calling thread's id.
+    fn own_tid(self) -> SyscallResult {
+        // SAFETY: asks only.
+        decode(unsafe { raw(Sysno::gettid.id() as u64, [0; 6]) })
     }
 
     /// The kernel's own answer, with arguments that may differ from the guest's.
     fn pass(self, args: [u64; 6]) -> SyscallResult {
         // SAFETY: the guest's call on the guest's memory. Calls by which it could reach
         // Temper's memory or state are carried out elsewhere in this module.
-        crate::host::syscall::decode(unsafe { raw(u64::from(self.number), args) })
+        decode(unsafe { raw(u64::from(self.number), args) })
     }
 }
 
@@ -74,6 +80,32 @@ enum Ending {
     Return(SyscallResult),
     /// The context is as it must be.
     Action(EnvAction),
+    /// A call that may block is to be made; other threads run meanwhile.
+    Call {
+        call: HostCall,
+        after: After,
+    },
+}
+
+/// What is to be done when a blocking call has returned, by the kind of call.
+#[derive(Clone, Copy, Debug)]
+pub enum After {
+    /// Its result is the guest's.
+    Return,
+    /// And it may have changed a file that is mapped as code.
+    FileWritten(Sysno, Call),
+    /// A wait of the signal calls.
+    SignalWait,
+    /// An execve, which has failed if it returns.
+    Exec,
+}
+
+impl Ending {
+    /// The guest is to make its call again.
+    fn again(ctx: &mut ThreadContext) -> Ending {
+        ctx.cpu.rip = ctx.cpu.rip.wrapping_sub(SYSCALL_BYTES);
+        Ending::Action(EnvAction::Continue)
+    }
 }
 
 impl From<SyscallResult> for Ending {
@@ -82,18 +114,32 @@ impl From<SyscallResult> for Ending {
     }
 }
 
+impl From<Outcome> for Ending {
+    fn from(outcome: Outcome) -> Ending {
+        match outcome {
+            Outcome::Return(result) => decode(result).into(),
+            Outcome::Action(action) => Ending::Action(action),
+            Outcome::Call(call) => Ending::Call {
+                call,
+                after: After::SignalWait,
+            },
+        }
+    }
+}
+
 impl Process {
     /// The calls that may go out from assembly as things stand: a bit each.
     pub fn pass_through_mask(&self) -> [u64; 8] {
         table::pass_through_mask(
             self.memory.space.code_exposure(),
-            self.own_descriptor.is_held(),
+            self.records.any_own_descriptor(),
         )
     }
 
     /// Carries out the system call in `ctx`, whose RIP is already after it.
     pub(super) fn system_call(
         &mut self,
+        thread: &mut ThreadState,
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) -> EnvAction {
@@ -101,9 +147,47 @@ impl Process {
         // SYSCALL itself: Intel SDM volume 2.
         ctx.cpu.set(Gpr::Rcx, ctx.cpu.rip);
         ctx.cpu.set(Gpr::R11, ctx.cpu.rflags);
-        let ending = self.carry_out(call, ctx, code);
+        let ending = self.carry_out(call, thread, ctx, code);
+        self.end_call(ending, thread, ctx, code)
+    }
+
+    /// Goes on after the blocking call that [`Process::system_call`] asked for. `None`: it was
+    /// not made; the guest is to make its call again after what is pending.
+    pub(super) fn complete_call(
+        &mut self,
+        thread: &mut ThreadState,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+        result: Option<i64>,
+    ) -> EnvAction {
+        let ending = match (thread.after, result) {
+            (After::SignalWait, result) => self
+                .with_signals(thread, ctx, code, |signals| signals.call_returned(result))
+                .into(),
+            (After::Exec, result) => {
+                self.exec_failed(result, thread);
+                self.with_signals(thread, ctx, code, |signals| signals.after_failed_exec());
+                result.map_or_else(|| Ending::again(ctx), |result| decode(result).into())
+            }
+            (After::Return | After::FileWritten(..), None) => Ending::again(ctx),
+            (After::Return, Some(result)) => decode(result).into(),
+            (After::FileWritten(sysno, call), Some(result)) => {
+                self.file_written(sysno, call, code);
+                decode(result).into()
+            }
+        };
+        self.end_call(ending, thread, ctx, code)
+    }
+
+    fn end_call(
+        &mut self,
+        ending: Ending,
+        thread: &mut ThreadState,
+        ctx: &mut ThreadContext,
+        code: &mut dyn CodeControl,
+    ) -> EnvAction {
         if self.memory.space.take_code_change() {
-            ctx.pass_through = self.pass_through_mask();
+            code.set_pass_through(self.pass_through_mask());
         }
         match ending {
             Ending::Return(result) => {
@@ -111,12 +195,17 @@ impl Process {
                 EnvAction::Continue
             }
             Ending::Action(action) => action,
+            Ending::Call { call, after } => {
+                thread.after = after;
+                EnvAction::Call(call)
+            }
         }
     }
 
     fn carry_out(
         &mut self,
         call: Call,
+        thread: &mut ThreadState,
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) -> Ending {
@@ -132,24 +221,26 @@ impl Process {
                 );
                 self.release_outputs(call, code);
             }
-            return call.pass_blocking(call.args, ctx);
+            return call.pass_blocking(call.args);
         };
         self.release_outputs(call, code);
         match family {
-            Family::PassThrough | Family::PassThroughSilent => call.pass_blocking(call.args, ctx),
-            Family::FileWrites => {
-                let ending = call.pass_blocking(call.args, ctx);
-                self.file_written(sysno, call, code);
-                ending
-            }
+            Family::PassThrough | Family::PassThroughSilent => call.pass_blocking(call.args),
+            Family::FileWrites => match call.pass_blocking(call.args) {
+                Ending::Call { call: host, .. } => Ending::Call {
+                    call: host,
+                    after: After::FileWritten(sysno, call),
+                },
+                other => other,
+            },
             Family::Memory => self.memory_call(sysno, call, code).into(),
-            Family::Paths => self.path_call(sysno, call, ctx),
-            Family::Signals => self.signal_call(call, ctx, code),
-            Family::Children => self.child_call(sysno, call).into(),
-            Family::Lifetime => self.lifetime_call(sysno, call),
-            Family::Modes => self.mode_call(sysno, call, ctx, code).into(),
-            Family::Limits => self.limit_call(sysno, call).into(),
-            Family::Descriptors => self.descriptor_call(sysno, call, ctx),
+            Family::Paths => self.path_call(sysno, call, thread),
+            Family::Signals => self.signal_call(call, thread, ctx, code),
+            Family::Children => self.child_call(sysno, call, thread, ctx, code),
+            Family::Lifetime => self.lifetime_call(sysno, call, thread, code),
+            Family::Modes => self.mode_call(sysno, call, thread, ctx, code).into(),
+            Family::Limits => self.limit_call(sysno, call, thread).into(),
+            Family::Descriptors => self.descriptor_call(sysno, call, thread),
         }
     }
 
@@ -185,19 +276,27 @@ impl Process {
     fn signal_call(
         &mut self,
         call: Call,
+        thread: &mut ThreadState,
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) -> Ending {
         let number = i64::from(call.number);
-        match self.with_signals(ctx, code, |signals| signals.syscall(number, call.args)) {
-            Some(Outcome::Return(result)) => crate::host::syscall::decode(result).into(),
-            Some(Outcome::Action(action)) => Ending::Action(action),
-            None => call.pass_blocking(call.args, ctx),
+        let outcome = self.with_signals(thread, ctx, code, |signals| {
+            signals.syscall(number, call.args)
+        });
+        match outcome {
+            Some(outcome) => outcome.into(),
+            None => call.pass_blocking(call.args),
         }
     }
 
     /// Writes to guest memory as the kernel would.
-    fn put(&mut self, addr: u64, bytes: &[u8], code: &mut dyn CodeControl) -> Result<(), Errno> {
+    pub(super) fn put(
+        &mut self,
+        addr: u64,
+        bytes: &[u8],
+        code: &mut dyn CodeControl,
+    ) -> Result<(), Errno> {
         let start = GuestAddr(addr);
         let end = GuestAddr(addr.saturating_add(bytes.len() as u64));
         self.memory.space.prepare_write(start..end, code);

@@ -7,6 +7,7 @@ use crate::guest::{CodeControl, ThreadContext};
 use crate::host::syscall::{Errno, SyscallResult};
 use crate::process::Process;
 use crate::process::load::READ_IMPLIES_EXEC;
+use crate::process::thread::ThreadState;
 
 /// arch_prctl codes (arch/x86/include/uapi/asm/prctl.h).
 mod arch {
@@ -41,14 +42,15 @@ impl Process {
         &mut self,
         sysno: Sysno,
         call: Call,
+        thread: &ThreadState,
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) -> SyscallResult {
         match sysno {
             Sysno::arch_prctl => self.arch_prctl(call, ctx, code),
-            Sysno::personality => self.set_personality(call),
-            Sysno::prctl => self.prctl(sysno, call),
-            Sysno::seccomp => self.not_supported(sysno, libc::EINVAL),
+            Sysno::personality => self.set_personality(call, thread),
+            Sysno::prctl => self.prctl(call, thread),
+            Sysno::seccomp => self.not_supported(sysno.name(), libc::EINVAL, thread),
             // rseq and map_shadow_stack: as on a kernel without them.
             _ => Err(Errno(libc::ENOSYS)),
         }
@@ -97,7 +99,7 @@ impl Process {
         }
     }
 
-    fn prctl(&mut self, sysno: Sysno, call: Call) -> SyscallResult {
+    fn prctl(&mut self, call: Call, thread: &ThreadState) -> SyscallResult {
         let [option, first, second, third, ..] = call.args;
         match option as u32 as u64 {
             PR_SET_SYSCALL_USER_DISPATCH => Err(Errno(libc::EINVAL)),
@@ -105,7 +107,9 @@ impl Process {
             PR_SET_MDWE => Err(Errno(libc::EINVAL)),
             PR_SET_VMA if !self.memory.space.is_guests(second, third) => Err(Errno(libc::ENOMEM)),
             option => match i32::try_from(option) {
-                Ok(libc::PR_SET_SECCOMP) => self.not_supported_as("prctl(PR_SET_SECCOMP)"),
+                Ok(libc::PR_SET_SECCOMP) => {
+                    self.not_supported("prctl(PR_SET_SECCOMP)", libc::EINVAL, thread)
+                }
                 Ok(libc::PR_SET_TSC) if first != libc::PR_TSC_ENABLE as u64 => {
                     Err(Errno(libc::EINVAL))
                 }
@@ -118,30 +122,19 @@ impl Process {
                     // The break, the code and the file are Temper's to the kernel.
                     _ => Err(Errno(libc::EPERM)),
                 },
-                _ => {
-                    debug_assert_eq!(sysno, Sysno::prctl);
-                    call.pass(call.args)
-                }
+                _ => call.pass(call.args),
             },
         }
     }
 
-    fn not_supported_as(&mut self, name: &'static str) -> SyscallResult {
-        self.notices
-            .give(crate::process::notice::Notice::Unsupported {
-                call: name,
-                errno: libc::EINVAL,
-            });
-        Err(Errno(libc::EINVAL))
-    }
-
     /// READ_IMPLIES_EXEC stays Temper's matter: the host's mappings aren't executable.
-    fn set_personality(&mut self, call: Call) -> SyscallResult {
+    fn set_personality(&mut self, call: Call, thread: &ThreadState) -> SyscallResult {
         let wanted = call.args[0] & QUERY;
-        let before = self.identity.personality;
+        let identity = &mut self.records.of_mut(thread).identity;
+        let before = identity.personality;
         if wanted != QUERY {
             call.pass([wanted & !READ_IMPLIES_EXEC, 0, 0, 0, 0, 0])?;
-            self.identity.personality = wanted;
+            identity.personality = wanted;
             self.memory.space.read_implies_exec = wanted & READ_IMPLIES_EXEC != 0;
         }
         Ok(before)

@@ -1,0 +1,50 @@
+//! What belongs to one guest thread beyond its registers.
+
+use super::exec::Executing;
+use super::record::RecordId;
+use super::signals::ThreadSignals;
+use super::syscalls::{After, CloneRequest};
+use crate::addr::GuestAddr;
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct ThreadState {
+    /// The process that it belongs to.
+    pub(super) record: RecordId,
+    /// The thread that its process began with.
+    pub(super) is_leader: bool,
+    pub(super) signals: ThreadSignals,
+    /// set_tid_address(2): cleared and woken when the thread ends.
+    pub(super) clear_child_tid: GuestAddr,
+    /// set_robust_list(2).
+    pub(super) robust_list: GuestAddr,
+    /// What the call under way is for.
+    pub(super) after: After,
+    /// What the kernel reads while it executes a program or makes a child for this thread.
+    pub(super) executing: Option<Box<Executing>>,
+    pub(super) cloning: Option<Box<CloneRequest>>,
+}
+
+impl ThreadState {
+    /// The first thread of the process `record`.
+    pub(super) fn leader(record: RecordId, signals: ThreadSignals) -> ThreadState {
+        ThreadState {
+            record,
+            is_leader: true,
+            signals,
+            clear_child_tid: GuestAddr(0),
+            robust_list: GuestAddr(0),
+            after: After::Return,
+            executing: None,
+            cloning: None,
+        }
+    }
+
+    /// Another thread of the same process, made by this one.
+    pub(super) fn for_thread(&self) -> ThreadState {
+        ThreadState {
+            is_leader: false,
+            ..ThreadState::leader(self.record, self.signals.for_child(true))
+        }
+    }
+}

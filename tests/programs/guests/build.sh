@@ -1,0 +1,40 @@
+# A small project built by make with two jobs, then changed and built again.
+mkdir project && cd project
+for part in one two three four; do
+    printf 'int %s(int x) { return x * %d + 1; }\n' "$part" "${#part}" > "$part.c"
+done
+cat > main.cc <<'SOURCE'
+#include <iostream>
+#include <map>
+#include <string>
+extern "C" int one(int), two(int), three(int), four(int);
+int main() {
+    std::map<std::string, int> results{{"one", one(1)}, {"two", two(2)}, {"three", three(3)}, {"four", four(4)}};
+    for (auto &[name, value] : results) std::cout << name << ' ' << value << '\n';
+    try {
+        throw std::string("thrown");
+    } catch (const std::string &text) {
+        std::cout << text << '\n';
+    }
+}
+SOURCE
+cat > Makefile <<'RULES'
+objects := one.o two.o three.o four.o
+prog: main.o libparts.a
+	@g++ -o $@ main.o libparts.a
+libparts.a: $(objects)
+	@ar rcsD $@ $(sort $^)
+%.o: %.c
+	@gcc -O2 -c -o $@ $<
+%.o: %.cc
+	@g++ -O1 -std=c++17 -c -o $@ $<
+fails: ; @exit 3
+RULES
+make -s -j2 && ./prog
+make -q; echo "up to date: $?"
+echo 'int two(int x) { return -x; }' > two.c
+make -s -j2 && ./prog
+make -s fails 2> /dev/null; echo "failed: $?"
+echo 'int broken(' > three.c
+make -s -j2 > /dev/null 2>&1; echo "broken: $?"
+rm -f libparts.a
