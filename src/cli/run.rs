@@ -18,7 +18,6 @@ use crate::engine::{Dump, Engine, Outcome, PROMOTE_AFTER, Settings, Tier};
 use crate::host::{Features, Ignored, environment, probe};
 use crate::process::elf::{Executable, LoadError};
 use crate::process::exec::{Kept, Relaunch, Resumed};
-use crate::process::signals::die_by;
 use crate::process::{self, LoadOptions, Process, ThreadState};
 use crate::profile::{Profile, Store};
 
@@ -141,7 +140,7 @@ fn close(
     process.finish();
     match outcome {
         Outcome::Exit(status) | Outcome::ThreadExit(status) => reported.map(|()| status),
-        Outcome::Killed(signo) => die_by(signo),
+        Outcome::Killed(signo) => thread.die_by(signo),
         Outcome::Aborted => Ok(i32::from(STATUS_OWN)),
     }
 }

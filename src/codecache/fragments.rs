@@ -36,18 +36,19 @@ pub struct NewExit {
     pub stub_at: u32,
 }
 
-/// Code at a path head that counts down and leaves when its cell gets negative.
-#[derive(Clone, Copy, Debug)]
+/// A jump at a path head to a stub that counts down, and leaves when its cell is zero.
+#[derive(Clone, Debug)]
 pub struct Counter {
     pub head: GuestAddr,
-    /// Offset of its [`COUNTER_BYTES`] bytes within the fragment's code.
-    pub code_at: u32,
+    /// Offset, within the fragment's code, of the displacement of the jump to its stub.
+    pub patch_at: u32,
     /// Offset of its stub within the fragment's stubs.
     pub stub_at: u32,
+    /// The part of the stub in which guest RCX is in the first spill slot, and from where
+    /// on it is there again.
+    pub spilled: Range<u32>,
+    pub out_at: u32,
 }
-
-/// Bytes of a counter in generated code.
-pub const COUNTER_BYTES: u32 = 14;
 
 /// One guest block in a fragment.
 #[derive(Clone, Copy, Debug)]
@@ -121,6 +122,9 @@ pub enum Location<'a> {
     },
     /// In the stub of an exit to this guest address: the guest state is exact.
     ExitStub { target: GuestAddr },
+    /// In a counter's stub: the guest is at this path head, its RCX perhaps in the first
+    /// spill slot.
+    CounterStub { head: GuestAddr, spilled: bool },
     /// In the out-of-line entry for indirect branches to this address: r11 is in its slot.
     IndirectStub { target: GuestAddr },
 }
@@ -366,7 +370,7 @@ impl CodeCache {
         id
     }
 
-    /// Makes the counter at `head` a plain jump over itself, for good.
+    /// Makes the counter at `head` a jump to what follows it, for good.
     pub fn disable_counter(&mut self, head: GuestAddr) {
         let Some(&(id, _)) = self.index.get(&head) else {
             return;
@@ -379,9 +383,8 @@ impl CodeCache {
             .iter()
             .find(|counter| counter.head == head)
         {
-            let at = fragment.code.start + counter.code_at as usize;
-            self.arena
-                .patch_u16(at, u16::from_le_bytes([0xeb, COUNTER_BYTES as u8 - 2]));
+            let at = fragment.code.start + counter.patch_at as usize;
+            self.arena.patch_rel32(at, 0);
         }
     }
 
@@ -606,12 +609,10 @@ impl CodeCache {
             });
         let counters = fragment.counters.iter().map(|counter| {
             let at = fragment.stubs.start + counter.stub_at as usize;
-            (
-                at,
-                Location::ExitStub {
-                    target: counter.head,
-                },
-            )
+            let within = offset.wrapping_sub(at) as u32;
+            let spilled = counter.spilled.contains(&within) || within >= counter.out_at;
+            let head = counter.head;
+            (at, Location::CounterStub { head, spilled })
         });
         let candidates = exits
             .chain(indirect)

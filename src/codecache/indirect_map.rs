@@ -169,7 +169,11 @@ fn reserve(start: u64, bytes: usize) -> io::Result<()> {
     if at == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: our own mapping. One entry must not cost a whole huge page.
-    unsafe { libc::madvise(at, bytes, libc::MADV_NOHUGEPAGE) };
+    // SAFETY: our own mapping. One entry must not cost a whole huge page, and a core file is
+    // not to be searched for entries.
+    unsafe {
+        libc::madvise(at, bytes, libc::MADV_NOHUGEPAGE);
+        libc::madvise(at, bytes, libc::MADV_DONTDUMP);
+    }
     Ok(())
 }

@@ -16,7 +16,7 @@ mod indirect_map;
 
 pub use arena::{ARENA_BASE, ARENA_LIMIT, Space};
 pub use fragments::{
-    COUNTER_BYTES, CacheStats, CodeCache, Counter, Entry, FragmentId, IndirectEntry,
-    LATE_ENTRY_BYTES, Location, NewExit, NewFragment,
+    CacheStats, CodeCache, Counter, Entry, FragmentId, IndirectEntry, LATE_ENTRY_BYTES, Location,
+    NewExit, NewFragment,
 };
 pub use indirect_map::{IndirectMap, MAP_DISPLACEMENT, MAP_REACH};

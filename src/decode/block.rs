@@ -24,6 +24,8 @@ pub enum InterpretReason {
     Transaction,
     /// POPF, which may turn single-stepping on.
     LoadsFlags,
+    /// SYSCALL with meaningless prefixes: whoever goes back to a call goes back two bytes.
+    PrefixedSyscall,
     /// The bytes are no instruction; the interpreter raises #UD.
     Invalid,
 }
@@ -53,7 +55,7 @@ pub enum BlockEnd {
     Return {
         pop: u16,
     },
-    /// SYSCALL at `at`; execution goes on at `next`.
+    /// SYSCALL without prefixes at `at`; execution goes on at `next`.
     Syscall {
         at: GuestAddr,
         next: GuestAddr,
@@ -334,7 +336,11 @@ fn classify(instruction: &Instruction, at: GuestAddr, next: GuestAddr) -> Option
                 })
             }
             _ if instruction.mnemonic() == Mnemonic::Syscall => {
-                Some(BlockEnd::Syscall { at, next })
+                if instruction.len() == 2 {
+                    Some(BlockEnd::Syscall { at, next })
+                } else {
+                    interpret(InterpretReason::PrefixedSyscall)
+                }
             }
             _ => interpret(InterpretReason::FarTransfer),
         },

@@ -147,9 +147,8 @@ impl<E: GuestEnv> Engine<E> {
             }
             ExitKind::Syscall => {
                 if thread.ctx.pending.load(Ordering::Relaxed) != 0 {
-                    // The signal comes first; the call runs after its handler, as when it
-                    // is restarted.
-                    thread.ctx.cpu.rip -= 2;
+                    // The signal comes first; the call runs after its handler.
+                    thread.ctx.cpu.rip -= SYSCALL_BYTES;
                     return EnvAction::Continue;
                 }
                 self.stats.exits.syscall += 1;
@@ -381,7 +380,8 @@ impl<E: GuestEnv> Engine<E> {
             &mut thread.ctx.vector,
             env.memory(),
             &mut self.stubs,
-        );
+        )
+        .interruptible(&thread.ctx.pending);
         let result = predecoded.run(&mut machine);
         if let Some(started) = started {
             self.stats.interpreter.seconds += started.elapsed().as_secs_f64();
@@ -440,7 +440,8 @@ impl<E: GuestEnv> Engine<E> {
             &mut thread.ctx.vector,
             env.memory(),
             &mut self.stubs,
-        );
+        )
+        .interruptible(&thread.ctx.pending);
         match step_one(&mut machine, &decoder, pc) {
             Ok(()) => EnvAction::Continue,
             Err(GuestTrap::Unsupported) => {
@@ -527,6 +528,9 @@ impl<E: GuestEnv> Engine<E> {
         EnvAction::Continue
     }
 }
+
+/// 0F 05: with a prefix it isn't translated.
+const SYSCALL_BYTES: u64 = 2;
 
 /// Pass-through system calls between two visits to the dispatcher.
 const SYSCALL_BUDGET: u64 = 1 << 16;

@@ -53,6 +53,8 @@ global_asm!(
     .hidden temper_syscall_end
     .globl temper_syscall_leave
     .hidden temper_syscall_leave
+    .globl temper_syscall_again
+    .hidden temper_syscall_again
     .text
     .balign 16
 temper_enter:
@@ -107,6 +109,7 @@ temper_leave_untranslated:
 
     .balign 16
 temper_counter:
+    mov rcx, gs:[{SPILL}]
     mov qword ptr gs:[{EXIT_KIND}], {COUNTER}
     jmp temper_leave
 
@@ -209,8 +212,9 @@ temper_exact_end:
     mov rax, gs:[{SPILL} + 8]
     jmp temper_exact_miss
 
-// A SYSCALL. In: r11 = where generated code goes on, rcx = the guest's next address; the
-// guest's rcx and r11 are dead. Flags are kept by lahf/seto (DF is not touched).
+// A SYSCALL. In: r11 = where generated code goes on, guest r11 in its slot, rip = the
+// guest's next address. Flags are kept by lahf/seto (DF is not touched). Until the call is
+// made, the way out gives back all registers.
     .balign 16
 temper_syscall:
     mov gs:[{SPILL} + 8], r11
@@ -247,11 +251,10 @@ temper_syscall_done:
     mov qword ptr gs:[{IN_SYSCALL}], 0
     mov rcx, gs:[{PENDING}]
     jrcxz 2f
-    mov rcx, gs:[{SPILL} + 16]
-    mov gs:[{RIP}], rcx
+    mov rcx, gs:[{RIP}]
     jmp temper_leave_untranslated
 2:
-    mov rcx, gs:[{SPILL} + 16]
+    mov rcx, gs:[{RIP}]
     jmp qword ptr gs:[{SPILL} + 8]
 temper_syscall_end:
 3:
@@ -262,9 +265,19 @@ temper_syscall_end:
 temper_syscall_leave:
     mov qword ptr gs:[{IN_SYSCALL}], 0
     mov rcx, gs:[{SPILL} + 16]
-    mov gs:[{RIP}], rcx
+    mov r11, gs:[{R11_SLOT}]
     mov qword ptr gs:[{EXIT_KIND}], {SYSCALL}
     jmp temper_leave
+
+// The kernel wants the call made again, after the handler of the signal that interrupted
+// it: at the instruction, with what SYSCALL left in rcx and r11.
+temper_syscall_again:
+    mov qword ptr gs:[{IN_SYSCALL}], 0
+    mov rcx, gs:[{RIP}]
+    lea rcx, [rcx - 2]
+    mov gs:[{RIP}], rcx
+    lea rcx, [rcx + 2]
+    jmp temper_leave_untranslated
 "#,
     HOST_RSP = const offsets::HOST_RSP,
     PENDING = const offsets::PENDING,
@@ -313,6 +326,7 @@ unsafe extern "C" {
     fn temper_syscall_done();
     fn temper_syscall_end();
     fn temper_syscall_leave();
+    fn temper_syscall_again();
 }
 
 macro_rules! label {
@@ -344,6 +358,7 @@ label!(syscall_commit, temper_syscall_commit);
 label!(syscall_done, temper_syscall_done);
 label!(syscall_end, temper_syscall_end);
 label!(syscall_leave, temper_syscall_leave);
+label!(syscall_again, temper_syscall_again);
 
 /// Fills in what generated code reaches through the context.
 pub(super) fn prepare(ctx: &mut ThreadContext) {

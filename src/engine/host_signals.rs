@@ -16,18 +16,10 @@ use std::sync::atomic::Ordering;
 use super::entry;
 use crate::addr::HostAddr;
 use crate::codecache::{ARENA_BASE, ARENA_LIMIT};
-use crate::guest::{ExitKind, FaultRecord, ThreadContext, offsets, pending};
+use crate::guest::{ExitKind, FaultRecord, SYNCHRONOUS, ThreadContext, offsets, pending};
+use crate::host::dispositions::{self, KernelAction, SA_RESTORER};
 use crate::host::syscall::{self, Errno};
 use crate::native;
-
-/// Signals that the CPU raises; they are never blocked in the host.
-pub const SYNCHRONOUS: [i32; 5] = [
-    libc::SIGSEGV,
-    libc::SIGBUS,
-    libc::SIGFPE,
-    libc::SIGILL,
-    libc::SIGTRAP,
-];
 
 /// The page fault's trap number, and its error code's bit for instruction fetches (Intel SDM
 /// volume 3, section 4.7).
@@ -45,23 +37,24 @@ pub fn install_synchronous() -> io::Result<()> {
     Ok(())
 }
 
+/// The kernel's flags that a handler's or a plain disposition has from the guest.
+const CHILD_FLAGS: i32 = libc::SA_NOCLDSTOP | libc::SA_NOCLDWAIT;
+
 /// Installs Temper's handler for `signo`. `flags` are the guest's SA_RESTART, SA_NOCLDSTOP
 /// and SA_NOCLDWAIT, which the kernel must know.
 ///
 /// # Errors
 /// The kernel's.
 pub fn install(signo: i32, flags: i32) -> io::Result<()> {
-    const MIRRORED: i32 = libc::SA_RESTART | libc::SA_NOCLDSTOP | libc::SA_NOCLDWAIT;
-    // SAFETY: an all-zero sigaction is a valid value to fill in.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_sigaction = on_signal as *const () as usize;
-    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | (flags & MIRRORED);
-    action.sa_mask = all_but_synchronous();
-    // SAFETY: a valid action; the handler keeps to what this module's documentation says.
-    if unsafe { libc::sigaction(signo, &action, std::ptr::null_mut()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    let flags = libc::SA_SIGINFO | libc::SA_ONSTACK | flags & (libc::SA_RESTART | CHILD_FLAGS);
+    let action = KernelAction {
+        handler: on_signal as *const () as u64,
+        flags: flags as u64 | SA_RESTORER,
+        restorer: dispositions::restorer(),
+        mask: ASYNCHRONOUS,
+    };
+    // SAFETY: the handler keeps to what this module's documentation says.
+    unsafe { dispositions::set_action(signo, action) }.map(drop)
 }
 
 /// Sets the host's disposition of `signo` to SIG_DFL or SIG_IGN.
@@ -69,28 +62,25 @@ pub fn install(signo: i32, flags: i32) -> io::Result<()> {
 /// # Errors
 /// The kernel's.
 pub fn set_plain(signo: i32, handler: libc::sighandler_t, flags: i32) -> io::Result<()> {
-    // SAFETY: as in `install`.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_sigaction = handler;
-    action.sa_flags = flags & (libc::SA_NOCLDSTOP | libc::SA_NOCLDWAIT);
-    // SAFETY: as in `install`.
-    if unsafe { libc::sigaction(signo, &action, std::ptr::null_mut()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    let action = KernelAction {
+        handler: handler as u64,
+        flags: (flags & CHILD_FLAGS) as u64,
+        ..KernelAction::default()
+    };
+    // SAFETY: not a handler.
+    unsafe { dispositions::set_action(signo, action) }.map(drop)
 }
 
-fn all_but_synchronous() -> libc::sigset_t {
-    // SAFETY: sigset_t is plain data; sigfillset initializes it.
-    unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&mut set);
-        for signo in SYNCHRONOUS {
-            libc::sigdelset(&mut set, signo);
-        }
-        set
+/// Every signal that can be blocked in the host, as the kernel's set.
+const ASYNCHRONOUS: u64 = {
+    let mut set = u64::MAX;
+    let mut i = 0;
+    while i < SYNCHRONOUS.len() {
+        set &= !(1 << (SYNCHRONOUS[i] - 1));
+        i += 1;
     }
-}
+    set
+};
 
 /// A thread's alternate stack for the host's signals. Belongs to the thread that made it,
 /// which drops it at its end.
@@ -196,7 +186,9 @@ unsafe extern "C" fn on_signal(
     // SAFETY: the kernel passes a valid ucontext and siginfo, ours for the handler's time.
     let (context, info) = unsafe { (&mut *context.cast::<libc::ucontext_t>(), &*info) };
     let pc = context.uc_mcontext.gregs[libc::REG_RIP as usize] as u64;
-    let from_cpu = SYNCHRONOUS.contains(&signo) && info.si_code > 0;
+    // A process may send itself a fault's siginfo; it arrives on the way out of that call,
+    // where nothing faults.
+    let from_cpu = SYNCHRONOUS.contains(&signo) && info.si_code > 0 && !returns_from_call(pc);
     if from_cpu {
         // SAFETY: the kernel's own arguments.
         if unsafe { native::resume_at_fix_up(signo, info, context) } {
@@ -241,43 +233,74 @@ unsafe extern "C" fn on_signal(
 
     // SAFETY: Temper's threads other than guest threads block every signal.
     let ctx = unsafe { &mut *this_context() };
-    // SAFETY: siginfo_t is 128 bytes of plain data.
-    unsafe {
-        std::ptr::copy_nonoverlapping(
-            std::ptr::from_ref(info).cast::<u64>(),
-            ctx.signal_info.as_mut_ptr(),
-            ctx.signal_info.len(),
-        );
+    let record = match SYNCHRONOUS.iter().position(|&own| own == signo) {
+        None => &mut ctx.signal_info,
+        Some(slot) => &mut ctx.sent_synchronous[slot],
+    };
+    // Standard signals don't queue: one of a kind that awaits delivery absorbs the next.
+    if record[0] == 0 {
+        // SAFETY: siginfo_t is 128 bytes of plain data.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                std::ptr::from_ref(info).cast::<u64>(),
+                record.as_mut_ptr(),
+                record.len(),
+            );
+        }
     }
     ctx.pending.fetch_or(pending::SIGNAL, Ordering::Relaxed);
-    // SAFETY: the kernel's sigset is 8 bytes, and uc_sigmask holds at least that.
-    unsafe {
-        let all = all_but_synchronous();
-        std::ptr::copy_nonoverlapping(
-            std::ptr::from_ref(&all).cast::<u8>(),
-            std::ptr::from_mut(&mut context.uc_sigmask).cast::<u8>(),
-            8,
-        );
+    // A sent synchronous signal blocks nothing: the record of the others is still free.
+    if !SYNCHRONOUS.contains(&signo) {
+        // SAFETY: the kernel's sigset is 8 bytes, and uc_sigmask holds at least that.
+        unsafe {
+            (&raw mut context.uc_sigmask)
+                .cast::<u64>()
+                .write(ASYNCHRONOUS);
+        }
     }
-    let rip = &mut context.uc_mcontext.gregs[libc::REG_RIP as usize];
-    let calls = syscall::interruptible_window();
+    let registers = &mut context.uc_mcontext.gregs;
     if in_arena(pc) {
         ctx.fault.host_pc = pc;
         ctx.exit_kind = ExitKind::Interrupted as u64;
-        *rip = entry::leave().0 as i64;
+        registers[libc::REG_RIP as usize] = entry::leave().0 as i64;
     } else if pc == 0 {
-        *rip = entry::indirect_miss().0 as i64;
-    } else if between(pc, entry::enter_window(), entry::enter_end()) {
-        ctx.entry = entry::not_entered().0;
-    } else if between(pc, entry::exact_commit(), entry::exact_end()) {
-        *rip = entry::exact_miss().0 as i64;
-    } else if between(pc, entry::syscall_commit(), entry::syscall_done()) {
-        *rip = entry::syscall_leave().0 as i64;
-    } else if between(pc, entry::syscall_done(), entry::syscall_end()) {
-        *rip = entry::syscall_done().0 as i64;
-    } else if between(pc, calls.start, calls.end) {
-        *rip = syscall::interruptible_abort().0 as i64;
+        registers[libc::REG_RIP as usize] = entry::indirect_miss().0 as i64;
+    } else {
+        redirect(ctx, registers, pc);
     }
+}
+
+/// Leads a thread that is between a look at `pending` and what follows away from there.
+fn redirect(ctx: &mut ThreadContext, registers: &mut [i64; 23], pc: u64) {
+    let calls = syscall::interruptible_window();
+    let rip = if between(pc, entry::enter_window(), entry::enter_end()) {
+        ctx.entry = entry::not_entered().0;
+        return;
+    } else if between(pc, entry::exact_commit(), entry::exact_end()) {
+        entry::exact_miss()
+    } else if between(pc, entry::syscall_commit(), entry::syscall_done()) {
+        // The kernel makes a call start again by going back to the instruction; RCX then
+        // still holds what SYSCALL put there, the address behind it.
+        if registers[libc::REG_RCX as usize] as u64 == entry::syscall_done().0 {
+            entry::syscall_again()
+        } else {
+            entry::syscall_leave()
+        }
+    } else if between(pc, entry::syscall_done(), entry::syscall_end()) {
+        entry::syscall_done()
+    } else if between(pc, calls.start, calls.end) {
+        syscall::interruptible_abort()
+    } else {
+        return;
+    };
+    registers[libc::REG_RIP as usize] = rip.0 as i64;
+}
+
+/// Whether a thread at `pc` has just made a system call for the guest.
+fn returns_from_call(pc: u64) -> bool {
+    between(pc, entry::syscall_commit(), entry::syscall_end())
+        || (syscall::interruptible_window().start.0..=syscall::interruptible_window().end.0)
+            .contains(&pc)
 }
 
 fn this_context() -> *mut ThreadContext {

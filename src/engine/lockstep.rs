@@ -246,12 +246,7 @@ pub(super) fn compare(
         "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12",
         "r13", "r14", "r15",
     ];
-    let ends_in_call = ctx.exit_kind == crate::guest::ExitKind::Syscall as u64;
     for (i, name) in NAMES.iter().enumerate() {
-        // SYSCALL clobbers RCX and R11; generated code uses them on the way there.
-        if ends_in_call && (i == 1 || i == 11) {
-            continue;
-        }
         if ctx.cpu.gpr[i] != expected.cpu.gpr[i] {
             let (is, was) = (ctx.cpu.gpr[i], expected.cpu.gpr[i]);
             let _ = writeln!(text, "  {name}: {is:#x}, interpreter {was:#x}");

@@ -178,6 +178,13 @@ impl<M: GuestMemory> Code<M> {
                 ctx.cpu.rip = target.0;
                 Some(Place::OnTheWay)
             }
+            Location::CounterStub { head, spilled } => {
+                ctx.cpu.rip = head.0;
+                if spilled {
+                    ctx.cpu.set(Gpr::Rcx, ctx.spill[0]);
+                }
+                Some(Place::OnTheWay)
+            }
             Location::IndirectStub { target } => {
                 ctx.cpu.rip = target.0;
                 ctx.cpu.set(Gpr::R11, ctx.r11_slot);

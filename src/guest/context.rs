@@ -59,7 +59,8 @@ pub enum HostRoutine {
     Syscall = 1,
     /// An indirect branch, target in r11, guest r11 in its slot, to anywhere.
     ExactIndirect = 2,
-    /// A path head's counter ran out; `cpu.rip` is stored already.
+    /// A path head's counter ran out; `cpu.rip` is stored already, RCX is in the first spill
+    /// slot.
     Counter = 3,
 }
 
@@ -96,8 +97,12 @@ pub struct ThreadContext {
     pub syscall_budget: u64,
     pub syscalls_passed: u64,
     pub fault: FaultRecord,
-    /// The siginfo_t of the signal that `pending` announces.
+    /// The siginfo_t of the asynchronous signal that `pending` announces; its first word is
+    /// zero when there is none.
     pub signal_info: [u64; 16],
+    /// The same for synchronous signals that somebody sent, one of each kind: they can't be
+    /// blocked in the host, so one may come while another awaits delivery.
+    pub sent_synchronous: [[u64; 16]; SYNCHRONOUS.len()],
     /// Indirect targets beyond the flat map, direct-mapped by [`far_index`].
     pub far_targets: [FarTarget; FAR_TARGETS],
     pub vector: VectorState,
@@ -125,6 +130,10 @@ pub mod presence {
     /// It left; its exit hasn't been dealt with.
     pub const LEFT: u64 = 2;
 }
+
+/// The numbers of the signals that faulting instructions raise (SIGILL, SIGTRAP, SIGBUS,
+/// SIGFPE, SIGSEGV). Temper's own code faults too, so they are never blocked in the host.
+pub const SYNCHRONOUS: [i32; 5] = [4, 5, 7, 8, 11];
 
 /// Where an indirect branch to a guest address goes. Guest 0 is an empty entry.
 #[derive(Clone, Copy, Default, Debug)]
@@ -164,6 +173,7 @@ impl Default for ThreadContext {
             syscalls_passed: 0,
             fault: FaultRecord::default(),
             signal_info: [0; 16],
+            sent_synchronous: [[0; 16]; SYNCHRONOUS.len()],
             far_targets: [FarTarget::default(); FAR_TARGETS],
             vector: VectorState::default(),
             shared: PhantomPinned,

@@ -10,8 +10,8 @@ mod trap;
 mod vector;
 
 pub use context::{
-    ExitKind, FAR_TARGETS, FarTarget, FaultRecord, HostRoutine, ThreadContext, far_index, offsets,
-    pending, presence,
+    ExitKind, FAR_TARGETS, FarTarget, FaultRecord, HostRoutine, SYNCHRONOUS, ThreadContext,
+    far_index, offsets, pending, presence,
 };
 pub use cpu::{CpuMode, CpuState, Gpr, flags};
 pub use env::{CodeControl, EnvAction, GuestEnv, HostCall};

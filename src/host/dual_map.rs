@@ -60,11 +60,21 @@ impl DualMap {
         });
         // The mappings keep the file alive.
         let (exec, write) = result?;
-        Ok(DualMap {
+        let map = DualMap {
             write: write.cast(),
             exec: HostAddr(exec as u64),
             len,
-        })
+        };
+        map.leave_out_of_core_files();
+        Ok(map)
+    }
+
+    /// A core file is about the program, and dumping would fill every page of the memory.
+    fn leave_out_of_core_files(&self) {
+        for view in [self.write.cast(), self.exec.0 as *mut libc::c_void] {
+            // SAFETY: our own mapping, whose content stays as it is.
+            unsafe { libc::madvise(view, self.len, libc::MADV_DONTDUMP) };
+        }
     }
 
     /// A limit on the size of files forbids a memfd (SIGXFSZ at its ftruncate), but not
@@ -110,6 +120,7 @@ impl DualMap {
                 && libc::mprotect(exec, self.len, libc::PROT_READ | libc::PROT_EXEC) == 0
         };
         if moved {
+            self.leave_out_of_core_files();
             Ok(())
         } else {
             Err(io::Error::last_os_error())
@@ -270,7 +281,9 @@ impl DualMap {
                     }
                 };
                 show(self.write.cast(), libc::PROT_READ | libc::PROT_WRITE)?;
-                show(self.exec.0 as *mut _, libc::PROT_READ | libc::PROT_EXEC)
+                show(self.exec.0 as *mut _, libc::PROT_READ | libc::PROT_EXEC)?;
+                self.leave_out_of_core_files();
+                Ok(())
             }
             DualMapCopy::Anonymous(copy) => {
                 let copy = std::mem::ManuallyDrop::new(copy);

@@ -3,7 +3,7 @@
 //! raw system calls. Knows nothing of guests.
 
 mod clone;
-mod dispositions;
+pub mod dispositions;
 mod dual_map;
 mod environment;
 mod features;

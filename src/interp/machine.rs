@@ -1,6 +1,8 @@
 //! What handlers work on: one guest CPU at rest, its memory, and the stubs that run what
 //! the interpreter doesn't itself.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::addr::GuestAddr;
 use crate::guest::{CpuState, Gpr, GuestMemory, GuestTrap, VectorState, Width};
 use crate::native::StubCache;
@@ -8,7 +10,7 @@ use crate::native::StubCache;
 use super::scalar::Scalar;
 
 /// A handler ended the block: with the trap in [`Machine`], or, when there is none, because
-/// the next instruction must be looked at first. Kept empty so that a handler's result is
+/// what comes next must be looked at first. Kept empty so that a handler's result is
 /// one byte in a register.
 #[derive(Debug)]
 pub(super) struct Stop;
@@ -23,6 +25,10 @@ pub struct Machine<'a, M> {
     pub memory: &'a mut M,
     pub stubs: &'a mut StubCache,
     pub(super) trap: Option<GuestTrap>,
+    /// The instruction that ended the block isn't done.
+    pub(super) unfinished: bool,
+    /// Nonzero when something asynchronous awaits: a repeated instruction stops then.
+    pending: Option<&'a AtomicU64>,
 }
 
 impl<'a, M: GuestMemory> Machine<'a, M> {
@@ -38,7 +44,23 @@ impl<'a, M: GuestMemory> Machine<'a, M> {
             memory,
             stubs,
             trap: None,
+            unfinished: false,
+            pending: None,
         }
+    }
+
+    /// Repeated instructions stop between two iterations while `pending` is nonzero.
+    pub fn interruptible(self, pending: &'a AtomicU64) -> Machine<'a, M> {
+        Machine {
+            pending: Some(pending),
+            ..self
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.pending
+            .is_some_and(|pending| pending.load(Ordering::Relaxed) != 0)
     }
 
     #[cold]

@@ -88,7 +88,8 @@ impl<M: GuestMemory> PredecodedBlock<M> {
 
     /// Runs the block from its top and leaves `cpu.rip` where the guest goes on: with a
     /// SYSCALL or InterpretOne end at that instruction, which is the caller's to execute. An
-    /// instruction that sets RFLAGS.TF or AC ends the run behind itself; with TF set, one
+    /// instruction that sets RFLAGS.TF or AC ends the run behind itself, a repeated one that
+    /// is interrupted at itself; with TF set, one
     /// instruction runs and the result is `Err(Debug)`.
     ///
     /// # Errors
@@ -166,7 +167,11 @@ fn run_alone<M: GuestMemory>(op: &Op<M>, machine: &mut Machine<'_, M>) -> Result
 fn stopped<M: GuestMemory>(op: &Op<M>, machine: &mut Machine<'_, M>) -> Result<(), GuestTrap> {
     let Some(trap) = machine.trap.take() else {
         // Nothing wrong: what comes next must be looked at first.
-        machine.cpu.rip = op.next_ip();
+        machine.cpu.rip = if machine.unfinished {
+            op.ip
+        } else {
+            op.next_ip()
+        };
         return Ok(());
     };
     machine.cpu.rip = match trap {

@@ -9,7 +9,7 @@ use crate::addr::{GuestAddr, PAGE_SIZE};
 use crate::guest::{Access, Gpr, GuestMemory, Width, flags};
 
 use super::host_alu::{self, Binary};
-use super::machine::{Machine, Step};
+use super::machine::{Machine, Step, Stop};
 use super::op::{Handler, Op};
 use super::operands::set_segment;
 use super::scalar::{Scalar, by_width};
@@ -358,6 +358,10 @@ fn string<M: GuestMemory, O: StringOp, W: Scalar, const REPEAT: u8>(
             // The single-step trap comes between iterations too, at the instruction.
             m.cpu.rip = op.ip;
             return Ok(());
+        }
+        if m.is_interrupted() && count > chunk.elements {
+            m.unfinished = true;
+            return Err(Stop);
         }
     }
 }

@@ -81,6 +81,9 @@ impl GuestEnv for Process {
             _ => {}
         }
         match signal_for(&trap, ctx, &mut self.memory) {
+            // An asynchronous signal came before the instruction: its handler, too. The
+            // instruction runs again.
+            Some(signal) if signal.resume_flag && ctx.is_signal_pending() => EnvAction::Continue,
             Some(signal) => {
                 self.counts.faults += 1;
                 self.with_signals(thread, ctx, code, |signals| signals.force(&signal))

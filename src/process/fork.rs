@@ -22,6 +22,7 @@ impl Process {
         let request = thread.cloning.take().expect("a fork was asked for");
         if result == 0 {
             thread.signals = thread.signals.for_child(false);
+            ctx.sent_synchronous = Default::default();
             self.records.keep_only(thread);
             let record = self.records.of_mut(thread);
             // A copy of standard error that stays open would keep a reader waiting for a daemon.

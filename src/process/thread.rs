@@ -20,12 +20,19 @@ pub struct ThreadState {
     pub(super) robust_list: GuestAddr,
     /// What the call under way is for.
     pub(super) after: After,
+    /// RCX and R11 before it, which SYSCALL overwrites.
+    pub(super) before_call: [u64; 2],
     /// What the kernel reads while it executes a program or makes a child for this thread.
     pub(super) executing: Option<Box<Executing>>,
     pub(super) cloning: Option<Box<CloneRequest>>,
 }
 
 impl ThreadState {
+    /// Ends this process by the signal that this thread died of.
+    pub fn die_by(&self, signo: i32) -> ! {
+        self.signals.die_by(signo)
+    }
+
     /// The first thread of the process `record`.
     pub(super) fn leader(record: RecordId, signals: ThreadSignals) -> ThreadState {
         ThreadState {
@@ -35,6 +42,7 @@ impl ThreadState {
             clear_child_tid: GuestAddr(0),
             robust_list: GuestAddr(0),
             after: After::Return,
+            before_call: [0; 2],
             executing: None,
             cloning: None,
         }

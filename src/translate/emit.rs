@@ -1,11 +1,16 @@
 //! Machine code of the few sequences that tier 1 emits itself (encodings: Intel SDM volume
 //! 2). None of them changes flags or the guest's memory below rsp.
 
+use std::ops::Range;
+
 use iced_x86::{Code, Encoder, Instruction, OpKind, Register};
 
 use crate::addr::{GuestAddr, HostAddr};
 use crate::codecache::MAP_DISPLACEMENT;
 use crate::guest::{HostRoutine, offsets};
+
+/// Bytes of [`Emitter::count_down`].
+pub(super) const COUNT_DOWN_BYTES: u32 = 42;
 
 /// Bytes of code being generated for a known host address.
 pub(super) struct Emitter {
@@ -176,21 +181,32 @@ impl Emitter {
         at
     }
 
-    /// `subl $1,cell` and a `js` whose displacement's offset is returned; the pair can be
-    /// switched off later by a jump over it, written in one piece at the returned start.
-    pub(super) fn count_down(&mut self, cell: u32) -> (u32, u32) {
-        let at = self.offset() % 8;
-        if at == 7 {
-            self.raw(&[0x90]);
-        }
+    /// Counts `cell` down and goes on at `back`; once the cell is zero, ends behind that,
+    /// for what leaves. Flags are the guest's at this point, so only instructions that leave
+    /// them alone serve. Returns where guest RCX is in the first spill slot, and where the
+    /// way out starts, where it is there too (offsets from the first byte).
+    pub(super) fn count_down(&mut self, cell: u32, back: HostAddr) -> (Range<u32>, u32) {
         let start = self.offset();
-        self.raw(&[0x83, 0x2c, 0x25]);
+        self.spill(Register::RCX, offsets::SPILL);
+        let spilled = self.offset();
+        // mov cell,%ecx
+        self.raw(&[0x8b, 0x0c, 0x25]);
         self.u32(cell);
-        self.raw(&[1, 0x0f, 0x88]);
-        let displacement = self.offset();
-        self.u32(0);
-        debug_assert_eq!(self.offset() - start, crate::codecache::COUNTER_BYTES);
-        (start, displacement)
+        // jrcxz (the way out)
+        self.raw(&[0xe3, 0]);
+        let branched = self.offset();
+        // lea -1(%rcx),%ecx
+        self.raw(&[0x8d, 0x49, 0xff]);
+        // mov %ecx,cell
+        self.raw(&[0x89, 0x0c, 0x25]);
+        self.u32(cell);
+        self.unspill(Register::RCX, offsets::SPILL);
+        let exact = self.offset();
+        self.jump_to(back);
+        let out = self.offset();
+        self.patch_u8(branched - 1, (out - branched) as u8);
+        debug_assert_eq!(out - start, COUNT_DOWN_BYTES);
+        (spilled - start..exact - start, out - start)
     }
 
     pub(super) fn set_rel32(&mut self, at: u32, target: HostAddr) {

@@ -1,10 +1,8 @@
 //! Builds one fragment from guest blocks.
 
-use iced_x86::{
-    Encoder, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register, RflagsBits,
-};
+use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
 
-use super::emit::Emitter;
+use super::emit::{COUNT_DOWN_BYTES, Emitter};
 use super::recovery::{Fix, Recorder};
 use crate::addr::{GuestAddr, HostAddr};
 use crate::codecache::{Counter, Entry, IndirectEntry, NewExit, NewFragment};
@@ -144,9 +142,8 @@ pub struct Translator {
     /// Stubs: exits, then indirect entries as (entry index).
     exits: Vec<(u32, GuestAddr)>,
     outlined_entries: Vec<usize>,
-    /// Counters: offset of the displacement of the branch to the stub.
-    counter_branches: Vec<u32>,
-    /// Syscall continuations: offset of a `lea`'s displacement, and of what it names.
+    /// Counters: offset of the displacement of the jump to the stub, path head, cell.
+    counters: Vec<(u32, GuestAddr, u32)>,
     return_sites: Vec<GuestAddr>,
     instructions: u64,
     encoder: Encoder,
@@ -170,7 +167,7 @@ impl Default for Translator {
             fragment: NewFragment::default(),
             exits: Vec::new(),
             outlined_entries: Vec::new(),
-            counter_branches: Vec::new(),
+            counters: Vec::new(),
             return_sites: Vec::new(),
             instructions: 0,
             encoder: Encoder::new(64),
@@ -187,14 +184,15 @@ impl Translator {
         self.fragment.clear();
         self.exits.clear();
         self.outlined_entries.clear();
-        self.counter_branches.clear();
+        self.counters.clear();
         self.return_sites.clear();
         self.instructions = 0;
     }
 
     fn bytes(&self) -> usize {
         self.code.offset() as usize
-            + (self.exits.len() + self.counter_branches.len()) * 32
+            + self.exits.len() * 32
+            + self.counters.len() * 76
             + self.outlined_entries.len() * 14
     }
 
@@ -250,16 +248,9 @@ impl Translator {
             indirect,
         });
         self.point(start, Fix::Exact);
-        if flags_are_dead(block)
-            && let Some(cell) = plan.counter(start)
-        {
-            let (code_at, displacement) = self.code.count_down(cell);
-            self.fragment.counters.push(Counter {
-                head: start,
-                code_at,
-                stub_at: 0,
-            });
-            self.counter_branches.push(displacement);
+        if let Some(cell) = plan.counter(start) {
+            let patch_at = self.code.patchable_jump();
+            self.counters.push((patch_at, start, cell));
         }
 
         let transfer = match block.end {
@@ -331,17 +322,13 @@ impl Translator {
             }
             BlockEnd::Syscall { at, next } => {
                 self.point(at, Fix::Exact);
-                // RCX and R11 are the call's to clobber: RCX carries the guest's next
-                // address, R11 where generated code goes on.
+                self.code.store_rip(next);
+                self.code.store_r11();
+                // lea (where generated code goes on),%r11
                 self.code.raw(&[0x4c, 0x8d, 0x1d]);
                 let displacement = self.code.offset();
                 self.code.u32(0);
-                if let Ok(low) = u32::try_from(next.0) {
-                    self.code.raw(&[0xb9]);
-                    self.code.u32(low);
-                } else {
-                    self.code.load_immediate(Register::RCX, next.0);
-                }
+                self.point(at, Fix::R11InSlot);
                 self.code.jump_to_routine(HostRoutine::Syscall);
                 let here = self.code.here();
                 self.code.set_rel32(displacement, here);
@@ -551,8 +538,11 @@ impl Translator {
             .iter()
             .map(|&(_, target)| stub_bytes(target))
             .sum();
-        let heads = self.fragment.counters.iter().map(|counter| counter.head);
-        let counter_bytes: usize = heads.map(stub_bytes).sum();
+        let counter_bytes: usize = self
+            .counters
+            .iter()
+            .map(|&(_, head, _)| COUNT_DOWN_BYTES as usize + stub_bytes(head))
+            .sum();
         let total = exit_bytes
             + counter_bytes
             + self.outlined_entries.len() * crate::codecache::LATE_ENTRY_BYTES;
@@ -575,16 +565,20 @@ impl Translator {
             stubs.load_r11();
             stubs.jump_to(self.settings.code_base.offset(i64::from(entry.code_at)));
         }
-        for (counter, &displacement) in self
-            .fragment
-            .counters
-            .iter_mut()
-            .zip(&self.counter_branches)
-        {
-            counter.stub_at = stubs.offset();
-            self.code.set_rel32(displacement, stubs.here());
-            stubs.store_rip(counter.head);
+        for &(patch_at, head, cell) in &self.counters {
+            self.code.set_rel32(patch_at, stubs.here());
+            let stub_at = stubs.offset();
+            let back = self.settings.code_base.offset(i64::from(patch_at) + 4);
+            let (spilled, out_at) = stubs.count_down(cell, back);
+            stubs.store_rip(head);
             stubs.jump_to_routine(HostRoutine::Counter);
+            self.fragment.counters.push(Counter {
+                head,
+                patch_at,
+                stub_at,
+                spilled,
+                out_at,
+            });
         }
         debug_assert_eq!(stubs.bytes().len(), total);
         self.fragment.stubs.extend_from_slice(stubs.bytes());
@@ -601,33 +595,6 @@ fn stub_bytes(target: GuestAddr) -> usize {
     } else {
         24
     }
-}
-
-/// Whether the block writes all six arithmetic flags before it reads any.
-fn flags_are_dead(block: &Block) -> bool {
-    const ALL: u32 = RflagsBits::OF
-        | RflagsBits::SF
-        | RflagsBits::ZF
-        | RflagsBits::AF
-        | RflagsBits::CF
-        | RflagsBits::PF;
-    let mut written = 0;
-    for instruction in &block.instructions {
-        if instruction.rflags_read() & ALL & !written != 0 {
-            return false;
-        }
-        // A shift by a count of zero leaves the flags alone.
-        let may_write = (0..instruction.op_count()).any(|i| {
-            instruction.op_kind(i) == OpKind::Register && instruction.op_register(i) == Register::CL
-        });
-        if !may_write {
-            written |= instruction.rflags_modified();
-        }
-        if written & ALL == ALL {
-            return true;
-        }
-    }
-    false
 }
 
 /// The condition as the low nibble of the opcode (Intel SDM volume 2, appendix B.1.4.7).

@@ -13,6 +13,7 @@ mod files;
 mod fixture;
 mod languages;
 mod modes;
+mod signals;
 mod sources;
 mod special;
 #[path = "../support/mod.rs"]
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         compilers::cases(),
         sources::cases(),
         children::cases(),
+        signals::cases(),
     ];
     let mut trials = special::trials();
     for case in cases.into_iter().flatten().map(Arc::new) {

@@ -1,7 +1,8 @@
 //! The small programs of `tests/programs/c`: each makes one thing happen that is hard to
 //! get right, and prints what it saw. The first line of a source says how to build it:
 //! `// flags: -O2 -static`. A second line `// heavy` keeps it out of the slow modes, and
-//! `// args: ...` gives it arguments.
+//! `// args: ...` gives it arguments, and `// optional` lets it run only when asked for by
+//! TEMPER_TEST_ALL=1.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,8 +37,12 @@ fn case(source: PathBuf) -> Option<Case> {
     let flags = said("flags:").unwrap_or_default();
     let args = said("args:").unwrap_or_default();
     let heavy = said("heavy").is_some();
+    let optional = said("optional").is_some();
     let name = format!("c/{}", source.file_name()?.to_str()?);
     let find = Box::new(move || {
+        if optional && std::env::var_os("TEMPER_TEST_ALL").is_none() {
+            return Err("it takes long; TEMPER_TEST_ALL=1 runs it".to_owned());
+        }
         let flags: Vec<&str> = flags.split_whitespace().collect();
         fixture::built(compiler, &flags, &source)
     });

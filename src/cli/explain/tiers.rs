@@ -404,6 +404,7 @@ fn reason(why: InterpretReason) -> &'static str {
         InterpretReason::FarTransfer => "it is a far transfer",
         InterpretReason::Transaction => "it begins a hardware transaction",
         InterpretReason::LoadsFlags => "it may turn single-stepping on",
+        InterpretReason::PrefixedSyscall => "it is a system call with prefixes",
         InterpretReason::Invalid => "its bytes are no instruction",
     }
 }

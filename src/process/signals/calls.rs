@@ -23,7 +23,7 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
     pub fn syscall(&mut self, nr: i64, args: [u64; 6]) -> Option<Outcome> {
         let result = match nr {
             libc::SYS_rt_sigaction => self.rt_sigaction(args),
-            libc::SYS_rt_sigprocmask => self.rt_sigprocmask(args),
+            libc::SYS_rt_sigprocmask => return Some(self.rt_sigprocmask(args)),
             libc::SYS_rt_sigpending => self.rt_sigpending(args),
             libc::SYS_sigaltstack => self.sigaltstack(args),
             libc::SYS_rt_sigreturn => return Some(self.sigreturn()),
@@ -89,26 +89,30 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
         before
     }
 
-    fn rt_sigprocmask(&mut self, args: [u64; 6]) -> Result<i64, Fault> {
+    fn rt_sigprocmask(&mut self, args: [u64; 6]) -> Outcome {
         let [how, new, old, size, ..] = args;
         if size != SIGSET_BYTES {
-            return Ok(EINVAL);
+            return Outcome::Return(EINVAL);
         }
         let before = self.thread.mask;
         if new != 0 {
-            let set = self.read_set(new)?;
+            let Ok(set) = self.read_set(new) else {
+                return Outcome::Return(EFAULT);
+            };
             let mask = match how as i32 {
                 libc::SIG_BLOCK => before.union(set),
                 libc::SIG_UNBLOCK => before.minus(set),
                 libc::SIG_SETMASK => set,
-                _ => return Ok(EINVAL),
+                _ => return Outcome::Return(EINVAL),
             };
-            self.set_mask(mask);
+            if !self.set_mask(mask) {
+                return Outcome::Again;
+            }
         }
-        if old != 0 {
-            self.write(old, &before.0.to_le_bytes())?;
+        if old != 0 && self.write(old, &before.0.to_le_bytes()).is_err() {
+            return Outcome::Return(EFAULT);
         }
-        Ok(0)
+        Outcome::Return(0)
     }
 
     fn rt_sigpending(&mut self, args: [u64; 6]) -> Result<i64, Fault> {

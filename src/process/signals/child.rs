@@ -4,7 +4,7 @@ use super::action::{Action, SIG_DFL};
 use super::deliver::is_recorded;
 use super::host::{self, HostHandlers};
 use super::set::{MAX_SIGNAL, SigSet};
-use super::{EnvAction, Outcome, Signals};
+use super::{Outcome, Signals};
 use crate::guest::GuestMemory;
 
 impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
@@ -12,12 +12,11 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
     /// it would be the child's too. Both processes then give the host the guest's mask.
     ///
     /// # Errors
-    /// A signal is recorded: its handler runs first, then the call, `number`, is made again.
-    pub fn before_child(&mut self, number: i64) -> Result<(), Outcome> {
+    /// [`Outcome::Again`].
+    pub fn before_child(&mut self) -> Result<(), Outcome> {
         host::block(SigSet::all_asynchronous());
         if is_recorded(self.ctx) {
-            self.restart_call(number);
-            return Err(Outcome::Action(EnvAction::Continue));
+            return Err(Outcome::Again);
         }
         Ok(())
     }

@@ -63,7 +63,7 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
                 },
             );
             self.thread.mask = self.thread.mask.without(signo);
-            return EnvAction::Kill(signo);
+            return self.die_of(info);
         }
         let action = self.dispositions.take_for_delivery(signo);
         match self.enter_handler(&action, info, resume_flag) {
@@ -78,21 +78,34 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
     /// A frame for `failed` could not be made or restored.
     fn force_segv(&mut self, failed: i32) -> EnvAction {
         if failed == libc::SIGSEGV {
-            return EnvAction::Kill(libc::SIGSEGV);
+            return self.die_of(SigInfo::forced(libc::SIGSEGV));
         }
         self.force_info(SigInfo::forced(libc::SIGSEGV), false)
     }
 
-    /// The recorded signal, or a held one that the guest doesn't block.
+    /// A synchronous signal that somebody sent, which the kernel prefers, or the recorded
+    /// one.
     fn next_deliverable(&mut self) -> Option<SigInfo> {
-        while let Some(info) = take_recorded(self.ctx) {
-            // Only synchronous ones get here blocked: somebody sent one with kill(2).
-            if !self.thread.mask.contains(info.signo()) {
-                return Some(info);
-            }
-            self.thread.hold(info);
+        self.hold_sent();
+        if let Some(info) = self.thread.take_held(SigSet(!self.thread.mask.0)) {
+            return Some(info);
         }
-        self.thread.take_held(SigSet(!self.thread.mask.0))
+        let info = take(&mut self.ctx.signal_info)?;
+        if self.thread.mask.contains(info.signo()) {
+            // It came just before a trap whose handler blocks it.
+            host::give_back(&info);
+            return None;
+        }
+        Some(info)
+    }
+
+    /// Takes in what the host's handler recorded of synchronous signals.
+    pub(super) fn hold_sent(&mut self) {
+        for record in &mut self.ctx.sent_synchronous {
+            if let Some(info) = take(record) {
+                self.thread.hold(info);
+            }
+        }
     }
 
     fn deliver(&mut self, info: SigInfo) -> Delivered {
@@ -100,7 +113,7 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
         let action = self.dispositions.take_for_delivery(signo);
         match action.handler {
             SIG_IGN => Delivered::Nothing,
-            SIG_DFL => self.default_delivery(signo),
+            SIG_DFL => self.default_delivery(info),
             _ => {
                 if action.flags & sa::RESETHAND != 0 {
                     self.install_in_host(signo, &self.dispositions.get(signo));
@@ -116,11 +129,10 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
         }
     }
 
-    fn default_delivery(&mut self, signo: i32) -> Delivered {
+    fn default_delivery(&mut self, info: SigInfo) -> Delivered {
+        let signo = info.signo();
         match default_action(signo) {
-            DefaultAction::Terminate | DefaultAction::Core => {
-                Delivered::Ends(EnvAction::Kill(signo))
-            }
+            DefaultAction::Terminate | DefaultAction::Core => Delivered::Ends(self.die_of(info)),
             DefaultAction::Ignore | DefaultAction::Continue => Delivered::Nothing,
             DefaultAction::Stop => {
                 // The kernel alone knows whether the process group is orphaned, and tells
@@ -201,23 +213,24 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
     /// rt_sigreturn(2): everything from the frame that rsp points after.
     pub(super) fn sigreturn(&mut self) -> Outcome {
         let at = self.ctx.cpu.get(Gpr::Rsp).wrapping_sub(8);
-        let action = match self.restore_frame(at) {
-            Ok(action) => action,
+        match self.restore_frame(at) {
+            Ok(outcome) => outcome,
             Err(_) => {
                 self.ctx.cpu.set(Gpr::Rax, 0);
-                self.force_info(SigInfo::forced(libc::SIGSEGV), false)
+                Outcome::Action(self.force_info(SigInfo::forced(libc::SIGSEGV), false))
             }
-        };
-        Outcome::Action(action)
+        }
     }
 
-    fn restore_frame(&mut self, at: u64) -> Result<EnvAction, NoFrame> {
+    fn restore_frame(&mut self, at: u64) -> Result<Outcome, NoFrame> {
         let mut word = [0; 8];
         self.read_frame(at + frame::UC_SIGMASK as u64, &mut word)?;
         let mask = SigSet(u64::from_le_bytes(word));
         self.read_frame(at + frame::UC as u64, &mut word)?;
         let uc_flags = u64::from_le_bytes(word);
-        self.set_mask(mask);
+        if !self.set_mask(mask) {
+            return Ok(Outcome::Again);
+        }
 
         // Before the registers (Linux 6.12 and later): a stack still in use stays as it is.
         let mut stack = [0; STACK_T_BYTES];
@@ -245,7 +258,7 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
                 return Err(NoFrame);
             }
         }
-        Ok(self.check_selectors(saved.cs, saved.ss))
+        Ok(Outcome::Action(self.check_selectors(saved.cs, saved.ss)))
     }
 
     /// IRET's check of the selectors.
@@ -278,28 +291,37 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
     }
 
     /// Makes the guest repeat the system call `nr` that it has just made: what the kernel
-    /// does where a handler with SA_RESTART interrupted it.
-    pub fn restart_call(&mut self, nr: i64) {
+    /// does where no handler interrupted it after all.
+    fn restart_call(&mut self, nr: i64) {
         self.ctx.cpu.rip = self.ctx.cpu.rip.wrapping_sub(2);
         self.ctx.cpu.set(Gpr::Rax, nr as u64);
     }
 
     /// Changes what the guest blocks, here and in the host. Held signals that this releases
-    /// are announced.
-    pub(super) fn set_mask(&mut self, mask: SigSet) {
-        let before = self.thread.mask;
-        self.thread.mask = mask.minus(UNBLOCKABLE);
-        let host_mask = self.thread.mask.minus(SYNCHRONOUS);
-        if host_mask == before.minus(SYNCHRONOUS) {
-            // Nothing to do in the host.
-        } else if host_mask.covers(before.minus(SYNCHRONOUS)) {
-            // Adding is right even if a signal is recorded this very moment (then all is
-            // blocked until it is delivered), and takes one call.
-            host::block(host_mask);
-        } else {
-            self.update_host_mask();
+    /// are announced. False: a signal came before, and nothing is changed; it must be
+    /// delivered under the mask that let it come.
+    #[must_use]
+    pub(super) fn set_mask(&mut self, mask: SigSet) -> bool {
+        let mask = mask.minus(UNBLOCKABLE);
+        let before = self.thread.mask.minus(SYNCHRONOUS);
+        let host_mask = mask.minus(SYNCHRONOUS);
+        if host_mask != before {
+            let adds_only = host_mask.covers(before);
+            host::block(if adds_only {
+                host_mask
+            } else {
+                SigSet::all_asynchronous()
+            });
+            if is_recorded(self.ctx) {
+                return false;
+            }
+            if !adds_only {
+                host::set_mask(host_mask);
+            }
         }
+        self.thread.mask = mask;
         self.announce_held();
+        true
     }
 
     /// Gives the host the guest's mask, unless a signal is recorded: then everything stays
@@ -354,16 +376,15 @@ pub(super) fn is_recorded(ctx: &ThreadContext) -> bool {
     signo != 0
 }
 
-fn take_recorded(ctx: &mut ThreadContext) -> Option<SigInfo> {
-    if !is_recorded(ctx) {
+/// Takes what the host's handler recorded. It writes a record only while that is empty.
+fn take(record: &mut [u64; 16]) -> Option<SigInfo> {
+    // SAFETY: plain memory of this thread's; volatile as in `is_recorded`.
+    let info = SigInfo(unsafe { std::ptr::read_volatile(record) });
+    if info.signo() == 0 {
         return None;
     }
-    // SAFETY: plain memory of this thread's; volatile as in `is_recorded`. All asynchronous
-    // signals are blocked until the number is zero again.
-    let info = unsafe { std::ptr::read_volatile(&raw const ctx.signal_info) };
     // SAFETY: as above.
-    unsafe { std::ptr::write_volatile(&raw mut ctx.signal_info[0], 0) };
-    let info = SigInfo(info);
+    unsafe { std::ptr::write_volatile(&raw mut record[0], 0) };
     debug_assert!((1..=MAX_SIGNAL).contains(&info.signo()));
     Some(info)
 }

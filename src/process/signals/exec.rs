@@ -1,28 +1,36 @@
-//! What execve(2) keeps of the signal state: ignored signals, the mask, what is pending.
-//! Handlers go, which the kernel sees to; the alternate stack goes with the old image.
+//! What becomes of signals when a thread ends, and what execve(2) keeps of the signal state:
+//! ignored signals, the mask, what is pending. Handlers go, which the kernel sees to; the
+//! alternate stack goes with the old image.
 
 use super::action::SIG_IGN;
 use super::deliver::is_recorded;
 use super::host::{self, HostHandlers};
 use super::set::{MAX_SIGNAL, SYNCHRONOUS, SigSet};
-use super::{EnvAction, Outcome, Signals};
+use super::{Outcome, Signals};
 use crate::guest::GuestMemory;
 
 impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
+    /// From now on no signal reaches this thread. False: one came before, which may be
+    /// another thread's to handle were it not taken already; its handler runs first.
+    pub fn before_thread_exit(&mut self) -> bool {
+        host::block(SigSet::all_asynchronous());
+        !is_recorded(self.ctx)
+    }
+
     /// Makes the host's state fit for executing the next Temper: everything blocked, so that
     /// no signal is recorded here and lost. The next Temper gives itself the mask returned
     /// once it can record signals ([`super::Inherited`] doesn't know it).
     ///
     /// # Errors
-    /// A signal is recorded: its handler runs first, then the call, `number`, is made again.
-    pub fn before_exec(&mut self, number: i64) -> Result<SigSet, Outcome> {
+    /// [`Outcome::Again`].
+    pub fn before_exec(&mut self) -> Result<SigSet, Outcome> {
         host::block(SigSet::all_asynchronous());
         if is_recorded(self.ctx) {
-            self.restart_call(number);
-            return Err(Outcome::Action(EnvAction::Continue));
+            return Err(Outcome::Again);
         }
-        let held = self.thread.held();
         host::block(SYNCHRONOUS);
+        self.hold_sent();
+        let held = self.thread.held();
         for signo in 1..=MAX_SIGNAL {
             if held.contains(signo) {
                 host::raise(signo);

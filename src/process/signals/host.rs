@@ -1,7 +1,7 @@
 //! The host's half of signals as this module needs it: the thread's real signal mask, the
-//! process's real dispositions (through a trait, since the handler is the engine's), and
-//! dying by a signal. Uses the kernel directly: libc's wrappers hide the two signals that
-//! it keeps for itself, which belong to the guest here.
+//! process's real dispositions (through a trait, since the handler is the engine's). Uses
+//! the kernel directly: libc's wrappers hide the two signals that it keeps for itself, which
+//! belong to the guest here.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use syscalls::{Sysno, syscall};
 
 use super::action::{SIG_DFL, SIG_IGN, sa};
+use super::info::SigInfo;
 use super::set::{MAX_SIGNAL, SigSet};
 use crate::addr::GuestAddr;
+use crate::host::dispositions::{self, KernelAction};
 
 /// Who takes a signal in the host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,25 +100,18 @@ pub fn pending() -> SigSet {
     set
 }
 
-/// The kernel's `struct sigaction`.
-type KernelAction = [u64; 4];
-
-fn kernel_action(signo: i32, new: Option<&KernelAction>) -> Option<KernelAction> {
-    let mut old: KernelAction = [0; 4];
-    let new = new.map_or(std::ptr::null(), |action| &raw const *action);
-    // SAFETY: both structures are live and 32 bytes, as the kernel expects; callers install
-    // only SIG_DFL and SIG_IGN.
-    unsafe { syscall!(Sysno::rt_sigaction, signo, new, &raw mut old, SIGSET_BYTES) }
-        .ok()
-        .map(|_| old)
-}
-
 /// Gives a signal to the kernel to ignore or to treat by default, past any handler.
 pub fn give_to_kernel(signo: i32, ignore: bool) {
-    kernel_action(
-        signo,
-        Some(&[if ignore { SIG_IGN } else { SIG_DFL }, 0, 0, 0]),
-    );
+    let action = KernelAction {
+        handler: if ignore { SIG_IGN } else { SIG_DFL },
+        ..KernelAction::default()
+    };
+    // SAFETY: not a handler. The kernel refuses SIGKILL and SIGSTOP, which nobody changes.
+    let _ = unsafe { dispositions::set_action(signo, action) };
+}
+
+fn is_ignored(signo: i32) -> bool {
+    dispositions::action(signo).is_ok_and(|action| action.handler == SIG_IGN)
 }
 
 /// What this process got from whoever executed it. Ask before any handler is installed.
@@ -134,8 +129,7 @@ static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
 #[unsafe(link_section = ".init_array")]
 static BEFORE_MAIN: extern "C" fn() = {
     extern "C" fn read_sigpipe() {
-        let ignored = kernel_action(libc::SIGPIPE, None).is_some_and(|old| old[0] == SIG_IGN);
-        SIGPIPE_WAS_IGNORED.store(ignored, Ordering::Relaxed);
+        SIGPIPE_WAS_IGNORED.store(is_ignored(libc::SIGPIPE), Ordering::Relaxed);
     }
     read_sigpipe
 };
@@ -145,7 +139,7 @@ impl Inherited {
         let ignored = (1..=MAX_SIGNAL)
             .filter(|&signo| match signo {
                 libc::SIGPIPE => SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed),
-                _ => kernel_action(signo, None).is_some_and(|old| old[0] == SIG_IGN),
+                _ => is_ignored(signo),
             })
             .fold(SigSet::EMPTY, SigSet::with);
         Inherited {
@@ -168,31 +162,19 @@ pub fn raise(signo: i32) {
     }
 }
 
-/// Ends this process the way the guest died, so that whoever waits sees the same status. A
-/// core file would show Temper's state under the guest's name, so none is written.
-pub fn die_by(signo: i32) -> ! {
-    // SAFETY: affects only this process, which is ending.
-    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
-    die(signo)
-}
-
-/// As [`die_by`], in a process whose memory (and with it what PR_SET_DUMPABLE says) is its
-/// parent's too.
-pub fn die_sharing(signo: i32) -> ! {
-    let none = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
+/// Gives a signal that this thread took too early back to the kernel, where it waits for
+/// this thread until it may come. The thread blocks it.
+pub fn give_back(info: &SigInfo) {
+    // SAFETY: the kernel reads the 128 bytes of `info`. To itself a process may send any.
+    let result = unsafe {
+        syscall!(
+            Sysno::rt_tgsigqueueinfo,
+            std::process::id(),
+            libc::syscall(libc::SYS_gettid),
+            info.signo(),
+            &raw const *info
+        )
     };
-    // SAFETY: affects only this process, which is ending.
-    unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
-    die(signo)
-}
-
-fn die(signo: i32) -> ! {
-    give_to_kernel(signo, false);
-    set_mask(SigSet(!0).without(signo));
-    raise(signo);
-    // Only process 1 of a PID namespace gets here: it ignores what it sends to itself.
-    // SAFETY: ends the process at once.
-    unsafe { libc::_exit(128 + signo) }
+    // The queue is full: as when it is sent.
+    tracing::debug!(target: "temper::process", signo = info.signo(), ?result, "given back");
 }

@@ -24,6 +24,7 @@
 mod action;
 mod calls;
 mod child;
+mod death;
 mod deliver;
 mod exec;
 mod fpstate;
@@ -38,7 +39,8 @@ mod wait;
 mod tests;
 
 pub use action::{Action, DefaultAction, Dispositions, default_action, sa};
-pub use host::{HostDisposition, HostFlags, HostHandlers, Inherited, die_by, die_sharing};
+pub use death::die_sharing;
+pub use host::{HostDisposition, HostFlags, HostHandlers, Inherited};
 /// The calling thread's mask in the host.
 pub mod host_mask {
     pub use super::host::{block, set_mask};
@@ -64,8 +66,11 @@ pub struct Signals<'a, M, H> {
 pub enum Outcome {
     /// With this result, an error as its negative number. The caller sets RAX, RCX and R11.
     Return(i64),
-    /// The context is as it must be already (rt_sigreturn, or the call is to be made again).
+    /// The context is as it must be already (rt_sigreturn).
     Action(EnvAction),
+    /// Nothing was done: a signal came first. Its handler runs, then the guest makes the
+    /// call again.
+    Again,
     /// This call is to be made, which may block; [`Signals::call_returned`] goes on.
     Call(HostCall),
 }

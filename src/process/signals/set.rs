@@ -10,13 +10,7 @@ pub const MAX_SIGNAL: i32 = 64;
 
 /// Signals that faulting instructions raise. Temper keeps them unblocked in the host and
 /// its handler installed for them, whatever the guest says.
-pub const SYNCHRONOUS: SigSet = SigSet::of(&[
-    libc::SIGSEGV,
-    libc::SIGBUS,
-    libc::SIGFPE,
-    libc::SIGILL,
-    libc::SIGTRAP,
-]);
+pub const SYNCHRONOUS: SigSet = SigSet::of(&crate::guest::SYNCHRONOUS);
 
 /// Signals that can be neither caught nor blocked.
 pub const UNBLOCKABLE: SigSet = SigSet::of(&[libc::SIGKILL, libc::SIGSTOP]);

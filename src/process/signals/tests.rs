@@ -126,7 +126,11 @@ impl Thread {
 
     /// As the host's handler does.
     fn record(&mut self, info: SigInfo) {
-        self.ctx.signal_info = info.0;
+        if SYNCHRONOUS.contains(info.signo()) {
+            self.ctx.sent_synchronous[0] = info.0;
+        } else {
+            self.ctx.signal_info = info.0;
+        }
         self.ctx.set_signal_pending(true);
     }
 
@@ -443,15 +447,20 @@ fn the_hosts_mask_follows_the_guests_without_synchronous_signals() {
         SigSet::of(&[libc::SIGSEGV, libc::SIGUSR1])
     );
 
-    // While a signal waits, the host's mask is left alone.
+    // A signal that came before is delivered under the mask of that time.
     host::block(SigSet::all_asynchronous());
     thread.record(SigInfo::fault(libc::SIGUSR2, 0, 0));
-    thread.put(set, &0u64.to_le_bytes());
-    assert_eq!(thread.call(libc::SYS_rt_sigprocmask, args), 0);
+    thread.put(set, &SigSet::of(&[libc::SIGUSR2]).0.to_le_bytes());
+    let outcome = thread.signals().syscall(libc::SYS_rt_sigprocmask, args);
+    assert_eq!(outcome, Some(Outcome::Again));
     assert!(host::mask().contains(libc::SIGHUP));
+    assert_eq!(
+        thread.signals.mask,
+        SigSet::of(&[libc::SIGSEGV, libc::SIGUSR1])
+    );
     thread.dispositions.set(libc::SIGUSR2, handler(0));
     assert_eq!(thread.signals().deliver_pending(), EnvAction::Continue);
-    assert_eq!(host::mask(), SigSet::of(&[libc::SIGUSR2]));
+    assert_eq!(host::mask(), SigSet::of(&[libc::SIGUSR1, libc::SIGUSR2]));
     host::set_mask(before);
 }
 
@@ -614,4 +623,41 @@ fn a_frame_without_extended_state_restores_the_legacy_part() {
     thread.ctx.cpu.set(Gpr::Rsp, at + 8);
     thread.signals().syscall(libc::SYS_rt_sigreturn, [0; 6]);
     assert_eq!(thread.ctx.vector.register(2), [0; 64]);
+}
+
+#[test]
+fn a_signal_that_a_trap_handler_blocks_waits_in_the_kernel() {
+    let mut thread = guest();
+    let before = host::mask();
+    thread.dispositions.set(
+        libc::SIGTRAP,
+        Action {
+            mask: SigSet::of(&[libc::SIGUSR1]),
+            ..handler(0)
+        },
+    );
+    host::block(SigSet::all_asynchronous());
+    let mut info = SigInfo::fault(libc::SIGUSR1, libc::SI_QUEUE, 0);
+    info.0[3] = 4711;
+    thread.record(info);
+    let trap = TrapSignal {
+        info: SigInfo::forced(libc::SIGTRAP),
+        trap_number: 3,
+        error_code: 0,
+        cr2: None,
+        resume_flag: false,
+    };
+    assert_eq!(thread.signals().force(&trap), EnvAction::Continue);
+    assert_eq!(thread.signals().deliver_pending(), EnvAction::Continue);
+    assert!(host::pending().contains(libc::SIGUSR1));
+    let set = TOP - 16;
+    thread.put(set, &SigSet::of(&[libc::SIGUSR1]).0.to_le_bytes());
+    let info_at = TOP - 256;
+    // The set is the kernel's to read: give it the host's address.
+    let set = thread.memory.bytes.as_ptr() as u64 + (set - thread.memory.base);
+    let args = [set, info_at, 0, 8, 0, 0];
+    let got = thread.call(libc::SYS_rt_sigtimedwait, args);
+    assert_eq!(got, i64::from(libc::SIGUSR1));
+    assert_eq!(thread.word(info_at + 24), 4711);
+    host::set_mask(before);
 }

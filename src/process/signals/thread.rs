@@ -1,6 +1,7 @@
 //! The part of signal state that each thread has for itself: what it blocks, where its
 //! alternate stack lies, and which signals wait in Temper instead of in the kernel.
 
+use super::death::Death;
 use super::info::{FaultCodes, SigInfo};
 use super::set::SigSet;
 use super::wait::Wait;
@@ -131,6 +132,8 @@ pub struct ThreadSignals {
     pub alt_stack: AltStack,
     pub suspended: Option<Suspended>,
     pub fault: FaultCodes,
+    /// What the thread died of, when it did.
+    pub(super) death: Option<Box<Death>>,
     /// The wait under way. Its buffers are the kernel's during the call, so the state must
     /// not move then.
     pub wait: Wait,

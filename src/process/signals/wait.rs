@@ -8,7 +8,7 @@ use super::info::SIGINFO_BYTES;
 use super::set::{SYNCHRONOUS, SigSet, UNBLOCKABLE};
 use super::thread::Suspended;
 use super::{Outcome, Signals};
-use crate::guest::{EnvAction, GuestMemory, HostCall};
+use crate::guest::{GuestMemory, HostCall};
 
 /// Missing from libc for this target.
 pub(super) const SYS_IO_PGETEVENTS: i64 = 333;
@@ -129,8 +129,7 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
         host::block(SigSet::all_asynchronous());
         if is_recorded(self.ctx) {
             // It came before the call: its handler runs before it, too.
-            self.restart_call(nr);
-            return Outcome::Action(EnvAction::Continue);
+            return Outcome::Again;
         }
         let before = std::mem::replace(&mut self.thread.mask, mask);
         if !mask.covers(self.thread.held()) {
@@ -214,8 +213,7 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
                 None => {
                     self.thread.mask = before;
                     self.update_host_mask();
-                    self.restart_call(nr);
-                    Outcome::Action(EnvAction::Continue)
+                    Outcome::Again
                 }
             },
             Then::Timed { info_at } => match result {
@@ -227,10 +225,7 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
                     }
                 }
                 Some(result) => Outcome::Return(result),
-                None => {
-                    self.restart_call(libc::SYS_rt_sigtimedwait);
-                    Outcome::Action(EnvAction::Continue)
-                }
+                None => Outcome::Again,
             },
             Then::Nothing => unreachable!("no wait is under way"),
         }

@@ -35,15 +35,15 @@ impl Process {
             Sysno::execveat if e & CHECK_ONLY != 0 => return call.pass(call.args).into(),
             Sysno::execveat => self.exec_request(a as i32, [b, c, d], e as u32, thread),
             Sysno::fork => {
-                return self.make_child(call, CloneRequest::fork(), thread, ctx, code);
+                return self.make_child(CloneRequest::fork(), thread, ctx, code);
             }
             Sysno::vfork => {
-                return self.make_child(call, CloneRequest::vfork(), thread, ctx, code);
+                return self.make_child(CloneRequest::vfork(), thread, ctx, code);
             }
             _ => return self.clone_call(sysno, call, thread, ctx, code),
         };
         match request.and_then(|request| self.examined(request, thread)) {
-            Ok(request) => self.execute(call, request, thread, ctx, code),
+            Ok(request) => self.execute(request, thread, ctx, code),
             Err(errno) => Err(errno).into(),
         }
     }
@@ -51,7 +51,6 @@ impl Process {
     /// A child that isn't a thread.
     pub(super) fn make_child(
         &mut self,
-        call: Call,
         request: CloneRequest,
         thread: &mut ThreadState,
         ctx: &mut ThreadContext,
@@ -67,8 +66,7 @@ impl Process {
             space.prepare_write(output..output.offset(4), code);
         }
         // A signal that came before the child is the parent's alone.
-        let number = i64::from(call.number);
-        let blocked = self.with_signals(thread, ctx, code, |signals| signals.before_child(number));
+        let blocked = self.with_signals(thread, ctx, code, |signals| signals.before_child());
         if let Err(outcome) = blocked {
             return outcome.into();
         }
@@ -82,7 +80,6 @@ impl Process {
 
     fn execute(
         &mut self,
-        call: Call,
         request: Request,
         thread: &mut ThreadState,
         ctx: &mut ThreadContext,
@@ -91,8 +88,7 @@ impl Process {
         if !self.records.of(thread).shares_memory {
             code.keep_learned();
         }
-        let number = i64::from(call.number);
-        match self.with_signals(thread, ctx, code, |signals| signals.before_exec(number)) {
+        match self.with_signals(thread, ctx, code, |signals| signals.before_exec()) {
             Ok(mask) => Ending::Call {
                 call: self.exec_call(request, mask, thread),
                 after: After::Exec,

@@ -252,7 +252,7 @@ impl Process {
             Ok(request) if request.has(libc::CLONE_THREAD) => {
                 self.clone_thread(request, thread, ctx, code).into()
             }
-            Ok(request) => self.make_child(call, request, thread, ctx, code),
+            Ok(request) => self.make_child(request, thread, ctx, code),
             Err(errno) => Err(errno).into(),
         }
     }

@@ -4,7 +4,7 @@ use ::syscalls::Sysno;
 
 use super::{Call, Ending};
 use crate::addr::GuestAddr;
-use crate::guest::{CodeControl, EnvAction};
+use crate::guest::{CodeControl, EnvAction, ThreadContext};
 use crate::host::syscall::Errno;
 use crate::process::Process;
 use crate::process::thread::ThreadState;
@@ -16,12 +16,19 @@ impl Process {
         sysno: Sysno,
         call: Call,
         thread: &mut ThreadState,
+        ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) -> Ending {
         let [first, second, ..] = call.args;
         let status = (first & 0xff) as i32;
         match sysno {
-            Sysno::exit => Ending::Action(self.thread_exits(thread, status, code)),
+            Sysno::exit => {
+                if self.with_signals(thread, ctx, code, |signals| signals.before_thread_exit()) {
+                    Ending::Action(self.thread_exits(thread, status, code))
+                } else {
+                    Ending::Again
+                }
+            }
             Sysno::exit_group => Ending::Action(EnvAction::Exit(status)),
             // Not the kernel's to know: the host thread's own is the C library's.
             Sysno::set_tid_address => {

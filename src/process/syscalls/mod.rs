@@ -80,6 +80,9 @@ enum Ending {
     Return(SyscallResult),
     /// The context is as it must be.
     Action(EnvAction),
+    /// Nothing was done: a signal came first, and after its handler the guest makes the
+    /// call again.
+    Again,
     /// A call that may block is to be made; other threads run meanwhile.
     Call {
         call: HostCall,
@@ -100,14 +103,6 @@ pub enum After {
     Exec,
 }
 
-impl Ending {
-    /// The guest is to make its call again.
-    fn again(ctx: &mut ThreadContext) -> Ending {
-        ctx.cpu.rip = ctx.cpu.rip.wrapping_sub(SYSCALL_BYTES);
-        Ending::Action(EnvAction::Continue)
-    }
-}
-
 impl From<SyscallResult> for Ending {
     fn from(result: SyscallResult) -> Ending {
         Ending::Return(result)
@@ -119,6 +114,7 @@ impl From<Outcome> for Ending {
         match outcome {
             Outcome::Return(result) => decode(result).into(),
             Outcome::Action(action) => Ending::Action(action),
+            Outcome::Again => Ending::Again,
             Outcome::Call(call) => Ending::Call {
                 call,
                 after: After::SignalWait,
@@ -144,6 +140,7 @@ impl Process {
         code: &mut dyn CodeControl,
     ) -> EnvAction {
         let call = Call::of(ctx);
+        thread.before_call = [Gpr::Rcx, Gpr::R11].map(|reg| ctx.cpu.get(reg));
         // SYSCALL itself: Intel SDM volume 2.
         ctx.cpu.set(Gpr::Rcx, ctx.cpu.rip);
         ctx.cpu.set(Gpr::R11, ctx.cpu.rflags);
@@ -167,9 +164,9 @@ impl Process {
             (After::Exec, result) => {
                 self.exec_failed(result, thread);
                 self.with_signals(thread, ctx, code, |signals| signals.after_failed_exec());
-                result.map_or_else(|| Ending::again(ctx), |result| decode(result).into())
+                result.map_or(Ending::Again, |result| decode(result).into())
             }
-            (After::Return | After::FileWritten(..), None) => Ending::again(ctx),
+            (After::Return | After::FileWritten(..), None) => Ending::Again,
             (After::Return, Some(result)) => decode(result).into(),
             (After::FileWritten(sysno, call), Some(result)) => {
                 self.file_written(sysno, call, code);
@@ -195,6 +192,13 @@ impl Process {
                 EnvAction::Continue
             }
             Ending::Action(action) => action,
+            Ending::Again => {
+                let [rcx, r11] = thread.before_call;
+                ctx.cpu.set(Gpr::Rcx, rcx);
+                ctx.cpu.set(Gpr::R11, r11);
+                ctx.cpu.rip = ctx.cpu.rip.wrapping_sub(SYSCALL_BYTES);
+                EnvAction::Continue
+            }
             Ending::Call { call, after } => {
                 thread.after = after;
                 EnvAction::Call(call)
@@ -237,7 +241,7 @@ impl Process {
             Family::Paths => self.path_call(sysno, call, thread),
             Family::Signals => self.signal_call(call, thread, ctx, code),
             Family::Children => self.child_call(sysno, call, thread, ctx, code),
-            Family::Lifetime => self.lifetime_call(sysno, call, thread, code),
+            Family::Lifetime => self.lifetime_call(sysno, call, thread, ctx, code),
             Family::Modes => self.mode_call(sysno, call, thread, ctx, code).into(),
             Family::Limits => self.limit_call(sysno, call, thread).into(),
             Family::Descriptors => self.descriptor_call(sysno, call, thread),
