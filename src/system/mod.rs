@@ -1,0 +1,15 @@
+//! A guest that is a whole machine: privileged code on virtual hardware. Two engines run it:
+//! the software engine ([`soft`]) and KVM. Both are a [`Vcpu`], speak the same [`VcpuState`],
+//! reach devices through one [`Bus`] and run on the same [`GuestRam`], so a guest can move
+//! from one to the other at any instruction boundary.
+//!
+//! Knows nothing of processes, system calls or signals of the guest's.
+
+pub mod memory;
+pub mod soft;
+pub mod state;
+pub mod vcpu;
+
+pub use memory::{CodeWatch, GuestRam};
+pub use state::{PendingEvent, Segment, SegmentRegister, TableRegister, VcpuState, XsaveArea};
+pub use vcpu::{Bus, Kick, Kicker, Vcpu, VcpuError, VcpuExit};
