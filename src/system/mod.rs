@@ -10,6 +10,7 @@ pub mod boot;
 pub mod clock;
 pub mod control;
 pub mod devices;
+pub mod kvm;
 pub mod memory;
 pub mod soft;
 pub mod state;

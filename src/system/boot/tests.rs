@@ -61,7 +61,7 @@ fn a_multiboot_image_starts_in_flat_protected_mode() {
 fn images_larger_than_memory_are_refused() {
     let error = load(&ram(1), &image(multiboot(0x10_0000))).expect_err("no room");
     assert!(matches!(error, BootError::NoRoom { .. }), "{error}");
-    let error = load(&ram(4), &image(multiboot(0xffff_fff0))).expect_err("no room");
+    let error = load(&ram(4), &image(multiboot(0xfff0_0000))).expect_err("no room");
     assert!(matches!(error, BootError::NoRoom { .. }), "{error}");
 }
 
