@@ -108,13 +108,13 @@ impl NewBitmap for CodeWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
     #[test]
     fn a_devices_write_to_a_page_with_code_is_noticed_and_others_are_not() {
         let ram = GuestRam::from_ranges(&[(GuestAddress(0), 0x8000)]).expect("memory");
         let region = ram.find_region(GuestAddress(0)).expect("the region");
-        let watch = region.bitmap();
+        let watch = (**region).bitmap();
         watch.watch(3);
         ram.write_slice(&[1; 0x800], GuestAddress(0x1000))
             .expect("write");
@@ -123,6 +123,6 @@ mod tests {
             .expect("write");
         assert!(watch.has_changed());
         assert_eq!(watch.take_changed(), [3]);
-        assert_eq!(watch.take_changed(), []);
+        assert!(watch.take_changed().is_empty());
     }
 }

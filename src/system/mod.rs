@@ -5,11 +5,18 @@
 //!
 //! Knows nothing of processes, system calls or signals of the guest's.
 
+pub mod board;
+pub mod boot;
+pub mod clock;
+pub mod control;
+pub mod devices;
+pub mod kvm;
 pub mod memory;
 pub mod soft;
 pub mod state;
 pub mod vcpu;
 
+pub use board::Board;
 pub use memory::{CodeWatch, GuestRam};
 pub use state::{PendingEvent, Segment, SegmentRegister, TableRegister, VcpuState, XsaveArea};
 pub use vcpu::{Bus, Kick, Kicker, Vcpu, VcpuError, VcpuExit};
