@@ -2,6 +2,7 @@
 
 use iced_x86::{Code, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
+use super::machine::MachineCode;
 use crate::addr::GuestAddr;
 use crate::guest::{CpuMode, GuestMemory, GuestTrap};
 
@@ -24,6 +25,10 @@ pub enum InterpretReason {
     Transaction,
     /// POPF, which may turn single-stepping on.
     LoadsFlags,
+    /// Concerns a machine's system state: segments, ports, control registers.
+    System,
+    /// Needs a unit (x87, SSE, AVX) that a machine's control registers disable.
+    UnitDisabled,
     /// The bytes are no instruction; the interpreter raises #UD.
     Invalid,
 }
@@ -76,6 +81,10 @@ pub struct Block {
     /// The instructions' bytes, in order.
     pub bytes: Vec<u8>,
     pub end: BlockEnd,
+    /// The instruction that a `Syscall` or `InterpretOne` end leaves before, if its bytes are one.
+    pub left: Option<Instruction>,
+    /// The stack's address size.
+    pub stack: CpuMode,
     /// Bytes of guest code that the block depends on, from `start` (with a SYSCALL or
     /// InterpretOne end, that instruction's too).
     pub len: u32,
@@ -88,6 +97,8 @@ impl Default for Block {
             instructions: Vec::new(),
             bytes: Vec::new(),
             end: BlockEnd::Next { at: GuestAddr(0) },
+            left: None,
+            stack: CpuMode::Bits64,
             len: 0,
         }
     }
@@ -114,11 +125,20 @@ pub struct CodeAlias {
 pub struct Decoder {
     pub mode: CpuMode,
     pub alias: Option<CodeAlias>,
+    /// The stack's address size; a machine's stack segment has one of its own.
+    pub stack: CpuMode,
+    /// The code is a machine's, not a ring-3 process's.
+    pub machine: Option<MachineCode>,
 }
 
 impl Decoder {
     pub fn new(mode: CpuMode) -> Decoder {
-        Decoder { mode, alias: None }
+        Decoder {
+            mode,
+            alias: None,
+            stack: mode,
+            machine: None,
+        }
     }
 
     /// Decodes the block at `start`.
@@ -161,6 +181,8 @@ impl Decoder {
         block.instructions.clear();
         block.bytes.clear();
         block.end = BlockEnd::Next { at: start };
+        block.left = None;
+        block.stack = self.stack;
         block.len = 0;
         let mut window = [0u8; 128];
         let mut window_len = memory.fetch(start, &mut window)?;
@@ -223,10 +245,20 @@ impl Decoder {
             }
             let len = instruction.len();
             let next = self.wrap(at.offset(len as i64));
-            let end = classify(&instruction, at, next);
+            let end = match &self.machine {
+                None => classify(&instruction, at, next),
+                Some(machine) => {
+                    if machine.crosses_page(at, next) && !block.instructions.is_empty() {
+                        block.end = BlockEnd::Next { at };
+                        return Ok(None);
+                    }
+                    machine.classify(&instruction, at, next)
+                }
+            };
             block.len += len as u32;
             if let Some(end @ (BlockEnd::Syscall { .. } | BlockEnd::InterpretOne { .. })) = end {
                 block.end = end;
+                block.left = Some(instruction);
                 return Ok(None);
             }
             block.bytes.extend_from_slice(&code[used..used + len]);
@@ -236,7 +268,8 @@ impl Decoder {
                 return Ok(None);
             }
             at = next;
-            if block.instructions.len() >= limit {
+            let page_ends = self.machine.is_some_and(|m| m.at_page_end(start, next));
+            if block.instructions.len() >= limit || page_ends {
                 block.end = BlockEnd::Next { at };
                 return Ok(None);
             }
@@ -301,7 +334,7 @@ fn loads_flags(instruction: &Instruction) -> bool {
 }
 
 /// How `instruction` ends a block; `None` when it doesn't.
-fn classify(instruction: &Instruction, at: GuestAddr, next: GuestAddr) -> Option<BlockEnd> {
+pub(super) fn classify(instruction: &Instruction, at: GuestAddr, next: GuestAddr) -> Option<BlockEnd> {
     let interpret = |why| Some(BlockEnd::InterpretOne { at, why });
     let target = || GuestAddr(instruction.near_branch_target());
     match instruction.flow_control() {
@@ -373,7 +406,7 @@ fn classify(instruction: &Instruction, at: GuestAddr, next: GuestAddr) -> Option
     }
 }
 
-fn is_far(instruction: &Instruction) -> bool {
+pub(super) fn is_far(instruction: &Instruction) -> bool {
     matches!(
         instruction.code(),
         Code::Jmp_m1616

@@ -4,5 +4,7 @@
 //! Does not keep blocks, count, or translate.
 
 mod block;
+mod machine;
 
+pub use machine::{MachineCode, Units};
 pub use block::{Block, BlockEnd, CodeAlias, Decoder, InterpretReason, MAX_BLOCK_INSTRUCTIONS};
