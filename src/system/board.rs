@@ -161,6 +161,11 @@ impl Board {
         &mut self.clock
     }
 
+    /// IA32_APIC_BASE.
+    pub fn apic_base(&self) -> u64 {
+        self.devices.apic_base
+    }
+
     /// How the guest ended the machine, if it did.
     pub fn ending(&self) -> Option<Ending> {
         self.ending

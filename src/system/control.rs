@@ -10,8 +10,10 @@ use super::vcpu::Kicker;
 /// Why somebody outside wants the machine to stop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stop {
-    /// A person or a signal asked for it.
+    /// A person asked for it.
     Quit,
+    /// A signal that ends programs.
+    Signal(i32),
     Timeout,
     /// To be saved.
     Snapshot,

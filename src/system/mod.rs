@@ -10,11 +10,16 @@ pub mod boot;
 pub mod clock;
 pub mod control;
 pub mod devices;
+pub mod engine;
 pub mod kvm;
+pub mod machine;
 pub mod memory;
+pub mod snapshot;
 pub mod soft;
 pub mod state;
+pub mod terminal;
 pub mod vcpu;
+pub mod verify;
 
 pub use board::Board;
 pub use memory::{CodeWatch, GuestRam};

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 /// Segment registers in their encoding order (Intel SDM volume 2, table 3-1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -29,7 +31,7 @@ impl SegmentRegister {
 }
 
 /// A segment register with its hidden part (Intel SDM volume 3, section 3.4.3).
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct Segment {
     pub selector: u16,
     pub base: u64,
@@ -75,14 +77,14 @@ impl Segment {
 }
 
 /// GDTR or IDTR.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct TableRegister {
     pub base: u64,
     pub limit: u16,
 }
 
 /// An event whose delivery was begun or decided on, but not finished, when the CPU stopped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum PendingEvent {
     /// Already acknowledged at the interrupt controller.
     Interrupt(u8),
@@ -96,9 +98,27 @@ pub enum PendingEvent {
 pub const XSAVE_BYTES: usize = 4096;
 
 /// x87 and vector state as XSAVE writes it in the standard format, header included.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
 #[repr(C, align(64))]
 pub struct XsaveArea(pub [u8; XSAVE_BYTES]);
+
+impl From<XsaveArea> for Vec<u8> {
+    fn from(area: XsaveArea) -> Vec<u8> {
+        area.0.to_vec()
+    }
+}
+
+impl TryFrom<Vec<u8>> for XsaveArea {
+    type Error = &'static str;
+
+    fn try_from(bytes: Vec<u8>) -> Result<Self, Self::Error> {
+        let bytes = bytes.try_into();
+        bytes
+            .map(XsaveArea)
+            .map_err(|_| "an XSAVE image of another length")
+    }
+}
 
 impl Default for XsaveArea {
     /// The state after reset: FCW 037Fh, MXCSR 1F80h, everything else initial.
@@ -119,7 +139,7 @@ impl std::fmt::Debug for XsaveArea {
 }
 
 /// One virtual CPU at rest, between two instructions.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct VcpuState {
     /// Indexed by [`crate::guest::Gpr`].
     pub gpr: [u64; 16],
