@@ -334,7 +334,11 @@ fn loads_flags(instruction: &Instruction) -> bool {
 }
 
 /// How `instruction` ends a block; `None` when it doesn't.
-pub(super) fn classify(instruction: &Instruction, at: GuestAddr, next: GuestAddr) -> Option<BlockEnd> {
+pub(super) fn classify(
+    instruction: &Instruction,
+    at: GuestAddr,
+    next: GuestAddr,
+) -> Option<BlockEnd> {
     let interpret = |why| Some(BlockEnd::InterpretOne { at, why });
     let target = || GuestAddr(instruction.near_branch_target());
     match instruction.flow_control() {

@@ -104,18 +104,14 @@ enum Unit {
 /// The unit that an instruction needs.
 fn unit(instruction: &Instruction) -> Unit {
     let any = |test: fn(Register) -> bool| {
-        (0..instruction.op_count()).any(|i| {
-            instruction.op_kind(i) == OpKind::Register && test(instruction.op_register(i))
-        })
+        (0..instruction.op_count())
+            .any(|i| instruction.op_kind(i) == OpKind::Register && test(instruction.op_register(i)))
     };
     match instruction.encoding() {
         EncodingKind::VEX | EncodingKind::XOP => {
             let without_operands = matches!(
                 instruction.mnemonic(),
-                Mnemonic::Vzeroupper
-                    | Mnemonic::Vzeroall
-                    | Mnemonic::Vldmxcsr
-                    | Mnemonic::Vstmxcsr
+                Mnemonic::Vzeroupper | Mnemonic::Vzeroall | Mnemonic::Vldmxcsr | Mnemonic::Vstmxcsr
             );
             if any(Register::is_k) {
                 Unit::Avx512

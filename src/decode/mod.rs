@@ -6,5 +6,5 @@
 mod block;
 mod machine;
 
-pub use machine::{MachineCode, Units};
 pub use block::{Block, BlockEnd, CodeAlias, Decoder, InterpretReason, MAX_BLOCK_INSTRUCTIONS};
+pub use machine::{MachineCode, Units};

@@ -156,7 +156,10 @@ impl<'a, M: GuestMemory> Machine<'a, M> {
     #[inline(always)]
     pub(super) fn push<W: Scalar>(&mut self, mask: u64, value: u64) -> Step {
         let top = self.stack_at(mask, -(W::BYTES as i64));
-        if let Err(trap) = self.memory.store(Self::stack_place(mask, top), W::WIDTH, value) {
+        if let Err(trap) = self
+            .memory
+            .store(Self::stack_place(mask, top), W::WIDTH, value)
+        {
             return Err(self.stop(through_stack_segment(trap)));
         }
         self.set_stack(mask, top);

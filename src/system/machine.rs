@@ -28,8 +28,6 @@ pub struct Settings {
     /// The date when it is switched on, in seconds since 1970.
     pub epoch: i64,
     pub trace: Trace,
-    /// Print the address of each block that the software engine starts.
-    pub trace_blocks: bool,
 }
 
 /// Why `run` came back.
@@ -259,16 +257,6 @@ impl Machine {
         self.helper = None;
         self.wire();
         Ok(())
-    }
-
-    /// Stops with [`Pause::Debug`] after each instruction, or before those at `breakpoints`.
-    ///
-    /// # Errors
-    /// The engine can't.
-    pub fn set_debug(&mut self, step: bool, breakpoints: &[u64]) -> Result<(), MachineError> {
-        let kind = self.engine.kind();
-        let result = self.engine.set_debug(step, breakpoints);
-        result.map_err(|error| MachineError::Engine(kind, error))
     }
 
     /// Runs until the guest ends, somebody stops it, or `until` is reached.

@@ -45,8 +45,6 @@ pub enum TraceChoice {
     Exits,
     /// Each interrupt that the CPU takes
     Interrupts,
-    /// The address of each block that the software engine starts
-    Blocks,
 }
 
 /// How the machine runs, for images and for snapshots.
@@ -137,16 +135,15 @@ impl EngineArgs {
     /// The choices contradict each other.
     pub fn settings(&self, memory_mib: u32) -> Result<Settings, Failure> {
         let counted = self.clock == ClockChoice::Counted;
-        let blocks = self.trace.contains(&TraceChoice::Blocks);
         let engine = match self.engine {
-            EngineChoice::Kvm if counted || blocks => {
+            EngineChoice::Kvm if counted => {
                 return Err(Failure::usage(
-                    "KVM counts neither instructions nor blocks; use --engine software",
+                    "KVM counts no instructions; use --engine software",
                 ));
             }
             EngineChoice::Kvm => EngineKind::Kvm,
             EngineChoice::Software => EngineKind::Software,
-            EngineChoice::Auto if counted || blocks => EngineKind::Software,
+            EngineChoice::Auto if counted => EngineKind::Software,
             EngineChoice::Auto => best_engine(),
         };
         let epoch = if counted {
@@ -169,7 +166,6 @@ impl EngineArgs {
                 exits: self.trace.contains(&TraceChoice::Exits),
                 interrupts: self.trace.contains(&TraceChoice::Interrupts),
             },
-            trace_blocks: blocks,
         })
     }
 

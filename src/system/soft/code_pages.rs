@@ -63,7 +63,11 @@ impl CodePages {
         let hit = |&&(_, from, to): &&(u32, u16, u16)| {
             u64::from(from) < start + len && start < u64::from(to)
         };
-        page.blocks.iter().filter(hit).map(|block| block.0).collect()
+        page.blocks
+            .iter()
+            .filter(hit)
+            .map(|block| block.0)
+            .collect()
     }
 
     /// Block `number` is no more. True: its page holds no code any longer.

@@ -89,9 +89,8 @@ impl Vcpu {
         let sys = &self.mmu.sys;
         let old = sys.cr0;
         let has = |bit: u64| value & bit != 0;
-        let forbidden = value >> 32 != 0
-            || has(cr0::PG) && !has(cr0::PE)
-            || has(cr0::NW) && !has(cr0::CD);
+        let forbidden =
+            value >> 32 != 0 || has(cr0::PG) && !has(cr0::PE) || has(cr0::NW) && !has(cr0::CD);
         if forbidden {
             return Err(general_protection(0));
         }

@@ -135,8 +135,7 @@ fn is_contributory(vector: u8) -> bool {
 
 fn makes_double_fault(first: u8, second: u8) -> bool {
     is_contributory(first) && is_contributory(second)
-        || first == vector::PAGE_FAULT
-            && (is_contributory(second) || second == vector::PAGE_FAULT)
+        || first == vector::PAGE_FAULT && (is_contributory(second) || second == vector::PAGE_FAULT)
 }
 
 /// Exceptions that are reported behind their instruction.

@@ -281,9 +281,7 @@ impl Vcpu {
     }
 
     fn selector(&self, register: Option<SegmentRegister>) -> u64 {
-        register.map_or(0, |register| {
-            u64::from(self.mmu.segment(register).selector)
-        })
+        register.map_or(0, |register| u64::from(self.mmu.segment(register).selector))
     }
 
     pub(super) fn edx_eax(&self) -> u64 {

@@ -355,7 +355,11 @@ impl Mmu {
     }
 
     fn wrap(&self, linear: u64) -> u64 {
-        if self.long { linear } else { linear & 0xffff_ffff }
+        if self.long {
+            linear
+        } else {
+            linear & 0xffff_ffff
+        }
     }
 
     /// A store into code is the engine's business first.

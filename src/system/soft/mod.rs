@@ -150,7 +150,9 @@ impl Vcpu {
     /// no XSAVE.
     pub fn new(ram: Arc<GuestRam>) -> io::Result<Vcpu> {
         if !Features::get().xsave {
-            return Err(io::Error::other("the software engine needs a CPU with XSAVE"));
+            return Err(io::Error::other(
+                "the software engine needs a CPU with XSAVE",
+            ));
         }
         host_signals::install_synchronous()?;
         let mut vcpu = Vcpu {

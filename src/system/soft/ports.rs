@@ -43,7 +43,10 @@ impl Vcpu {
         self.check_port(port, width)?;
         let mut data = [0; 8];
         let bytes = width.bytes() as usize;
-        self.mmu.physical.device().port_read(port, &mut data[..bytes]);
+        self.mmu
+            .physical
+            .device()
+            .port_read(port, &mut data[..bytes]);
         self.look();
         Ok(u64::from_le_bytes(data))
     }

@@ -29,9 +29,8 @@ impl Vcpu {
             units: self.units(),
             user: self.mmu.cpl == 3,
         };
-        let checked = self.mode.user
-            && self.mmu.sys.cr0 & cr0::AM != 0
-            && self.cpu.rflags & flags::AC != 0;
+        let checked =
+            self.mode.user && self.mmu.sys.cr0 & cr0::AM != 0 && self.cpu.rflags & flags::AC != 0;
         let stepping = self.cpu.rflags & flags::TF != 0;
         let debugged = self.debug.step || !self.debug.breakpoints.is_empty();
         self.careful = checked || stepping || debugged || self.mmu.sys.dr7 & 0xff != 0;
@@ -285,8 +284,7 @@ impl Vcpu {
         let decoder = self.decoder();
         let start = GuestAddr(key.rip);
         let mut block = std::mem::take(&mut self.scratch);
-        let decoded =
-            decoder.block_into(&mut self.mmu, start, MAX_BLOCK_INSTRUCTIONS, &mut block);
+        let decoded = decoder.block_into(&mut self.mmu, start, MAX_BLOCK_INSTRUCTIONS, &mut block);
         if let Err(trap) = decoded {
             self.scratch = block;
             return Err(trap.into());
@@ -471,9 +469,8 @@ impl Vcpu {
                 Left::Nothing | Left::Invalid => Err(super::exceptions::invalid_opcode()),
             };
         }
-        let checked = self.mode.user
-            && self.mmu.sys.cr0 & cr0::AM != 0
-            && self.cpu.rflags & flags::AC != 0;
+        let checked =
+            self.mode.user && self.mmu.sys.cr0 & cr0::AM != 0 && self.cpu.rflags & flags::AC != 0;
         let stepping = self.cpu.rflags & flags::TF;
         let mut machine = Machine::new(
             &mut self.cpu,

@@ -144,8 +144,7 @@ impl Vcpu {
             0b1100 => {}
             0b0101 | 0b0001 | 0b1001 if !long => {
                 return Err(Fault::Refused(
-                    "a far transfer to a task; hardware task switches are not supported"
-                        .to_owned(),
+                    "a far transfer to a task; hardware task switches are not supported".to_owned(),
                 ));
             }
             _ => return Err(general_protection(code)),
@@ -421,10 +420,7 @@ impl Vcpu {
         let offset = self.peek(width, 0)?;
         let selector = self.peek(width, 1)? as u16;
         let image = self.peek(width, 2)?;
-        if image & rflags::VM != 0
-            && width != Width::B2
-            && self.mmu.cpl == 0
-            && !self.mmu.is_long()
+        if image & rflags::VM != 0 && width != Width::B2 && self.mmu.cpl == 0 && !self.mmu.is_long()
         {
             return Err(Fault::Refused(
                 "IRET to virtual-8086 mode, which is not supported".to_owned(),

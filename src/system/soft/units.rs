@@ -208,9 +208,7 @@ impl Vcpu {
 
     /// XRSTOR's checks against the guest's XCR0; the host's CPU makes the others.
     fn check_header(&self, area: &XsaveArea) -> Outcome {
-        let word = |at: usize| {
-            u64::from_le_bytes(area.0[at..at + 8].try_into().expect("8 bytes"))
-        };
+        let word = |at: usize| u64::from_le_bytes(area.0[at..at + 8].try_into().expect("8 bytes"));
         // The compacted form isn't announced.
         let zero = (520..HEADER_END).step_by(8).all(|at| word(at) == 0);
         if word(XSTATE_BV) & !self.mmu.sys.xcr0 != 0 || !zero {

@@ -145,10 +145,8 @@ impl Guest {
         );
         for vector in 0..256 {
             let handler = HANDLERS + vector * 16;
-            let gate = handler & 0xffff
-                | u64::from(KERNEL_CS) << 16
-                | 0xee00 << 32
-                | handler >> 16 << 48;
+            let gate =
+                handler & 0xffff | u64::from(KERNEL_CS) << 16 | 0xee00 << 32 | handler >> 16 << 48;
             guest.write(IDT + vector * 16, &[gate, 0]);
             guest.bytes(handler, &[0xf4]);
         }
@@ -253,6 +251,9 @@ impl Guest {
         let vector = (self.state.rip - HANDLERS) / 16;
         assert!(vector < 256, "halted at {:#x}", self.state.rip);
         let rsp = self.state.gpr[4];
-        (vector, std::array::from_fn(|i| self.word(rsp + i as u64 * 8)))
+        (
+            vector,
+            std::array::from_fn(|i| self.word(rsp + i as u64 * 8)),
+        )
     }
 }
