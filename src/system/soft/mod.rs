@@ -102,6 +102,15 @@ impl Default for Stats {
     }
 }
 
+/// What the machine wants to be told of, for a debugger.
+#[derive(Default)]
+struct Debug {
+    step: bool,
+    breakpoints: Vec<u64>,
+    /// The breakpoint at the first instruction was reported already.
+    resuming: bool,
+}
+
 /// A virtual CPU. Stays on the thread that made it.
 pub struct Vcpu {
     cpu: CpuState,
@@ -117,6 +126,7 @@ pub struct Vcpu {
     attention: Arc<Attention>,
     /// Single steps, breakpoints or alignment checks: one instruction at a time.
     careful: bool,
+    debug: Debug,
     shadow: bool,
     halted: bool,
     nmi_pending: bool,
@@ -162,6 +172,7 @@ impl Vcpu {
             single: PredecodedBlock::default(),
             attention: Arc::default(),
             careful: false,
+            debug: Debug::default(),
             shadow: false,
             halted: false,
             nmi_pending: false,
@@ -185,6 +196,17 @@ impl Vcpu {
             None => u64::MAX,
         };
         self.near_stop = self.stop_at.saturating_sub(BLOCK);
+    }
+
+    /// Makes `run` return [`VcpuExit::Debug`] after each instruction, or before those whose
+    /// linear addresses are in `breakpoints` (not at the one where it starts).
+    pub fn set_debug(&mut self, step: bool, breakpoints: &[u64]) {
+        self.debug = Debug {
+            step,
+            breakpoints: breakpoints.to_vec(),
+            resuming: false,
+        };
+        self.follow_mode();
     }
 
     /// Instructions executed so far.
@@ -308,6 +330,7 @@ impl super::vcpu::Vcpu for Vcpu {
         // SAFETY: detached below, before `bus` is anybody's again.
         unsafe { self.mmu.physical.attach(bus) };
         self.x87.load();
+        self.debug.resuming = true;
         if !self.kicked() {
             self.look();
         }

@@ -32,7 +32,8 @@ impl Vcpu {
         let checked =
             self.mode.user && self.mmu.sys.cr0 & cr0::AM != 0 && self.cpu.rflags & flags::AC != 0;
         let stepping = self.cpu.rflags & flags::TF != 0;
-        self.careful = checked || stepping || self.mmu.sys.dr7 & 0xff != 0;
+        let debugged = self.debug.step || !self.debug.breakpoints.is_empty();
+        self.careful = checked || stepping || debugged || self.mmu.sys.dr7 & 0xff != 0;
     }
 
     pub(super) fn run_loop(&mut self) -> Result<VcpuExit, VcpuError> {
@@ -51,8 +52,15 @@ impl Vcpu {
                 }
             }
             if self.careful || self.executed >= self.near_stop {
+                let resuming = std::mem::take(&mut self.debug.resuming);
+                if !resuming && self.at_debuggers_breakpoint() {
+                    return Ok(VcpuExit::Debug);
+                }
                 if let Some(exit) = self.step()? {
                     return Ok(exit);
+                }
+                if self.debug.step {
+                    return Ok(VcpuExit::Debug);
                 }
                 continue;
             }
@@ -62,6 +70,12 @@ impl Vcpu {
                 return Ok(exit);
             }
         }
+    }
+
+    fn at_debuggers_breakpoint(&self) -> bool {
+        let wanted = &self.debug.breakpoints;
+        let linear = self.mmu.code_linear(self.cpu.rip);
+        linear.is_ok_and(|linear| wanted.contains(&linear))
     }
 
     /// Turns a fault into the first instruction of its handler.

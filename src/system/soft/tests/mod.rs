@@ -236,6 +236,11 @@ impl Guest {
         self.vcpu.set_limit(Some(1_000_000));
         let exit = self.vcpu.run(&mut self.devices).expect("no refusal");
         self.state = self.vcpu.state().expect("a state");
+        if exit == VcpuExit::Shutdown {
+            let raised = self.vcpu.stats().exceptions;
+            let raised: Vec<_> = (0..256).filter(|&v| raised[v] > 0).collect();
+            println!("raised {raised:?}, {:#x?}", self.state);
+        }
         exit
     }
 

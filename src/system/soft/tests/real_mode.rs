@@ -87,7 +87,7 @@ fn a_guest_that_switches_to_protected_and_long_mode_gets_there() {
     guest.state.rip = 0x7e00;
     guest.code(64, |a| {
         a.mov(rax, 0x1122_3344_5566_7788u64)?;
-        a.mov(qword_ptr(0x5000), rax)?;
+        a.mov(qword_ptr(0x50_0000), rax)?;
         a.mov(r15, qword_ptr(STACK - 4))?;
         a.hlt()
     });
