@@ -90,6 +90,8 @@ pub struct Board {
     kicker: Option<Kicker>,
     /// Stop at this count of accesses.
     stop_at_access: Option<u64>,
+    /// The deadline that somebody watches.
+    armed: Option<Nanos>,
 }
 
 impl Board {
@@ -113,6 +115,7 @@ impl Board {
             trace,
             kicker: None,
             stop_at_access: None,
+            armed: None,
         }
     }
 
@@ -142,6 +145,7 @@ impl Board {
             trace,
             kicker: None,
             stop_at_access: None,
+            armed: None,
         })
     }
 
@@ -194,6 +198,13 @@ impl Board {
             self.devices.lapic.next_interrupt(),
         ];
         timers.into_iter().flatten().min()
+    }
+
+    /// When a timer next wants attention. From now on the CPU is kicked when the guest sets
+    /// one that comes earlier.
+    pub fn arm(&mut self) -> Option<Nanos> {
+        self.armed = self.next_deadline();
+        self.armed
     }
 
     /// Lets timers run out whose time has come.
@@ -266,7 +277,13 @@ impl Board {
 
     fn count_access(&mut self) {
         self.clock.access();
-        if self.stop_is_reached() {
+        let earlier = match (self.next_deadline(), self.armed) {
+            (Some(deadline), Some(armed)) => deadline < armed,
+            (deadline, None) => deadline.is_some(),
+            (None, Some(_)) => false,
+        };
+        if earlier || self.stop_is_reached() {
+            self.armed = self.next_deadline();
             self.kick();
         }
     }

@@ -293,7 +293,7 @@ impl Machine {
 
     /// Runs the CPU until it comes back once.
     fn run_engine(&mut self, left: &mut Option<u64>) -> Result<Option<Pause>, MachineError> {
-        let deadline = self.board.next_deadline();
+        let deadline = self.board.arm();
         let alarm = deadline.and_then(|at| self.board.clock().host_time_of(at));
         self.control.set_alarm(alarm);
         let before = self.instructions();
