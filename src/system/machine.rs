@@ -183,7 +183,11 @@ impl Machine {
     fn wire(&mut self) {
         let kicker = self.engine.vcpu().kicker();
         self.board.set_kicker(Arc::clone(&kicker));
-        self.control.set_kicker(Some(kicker));
+        // Where time is counted, calls from outside must not cut it at random places; they
+        // are heard after each step.
+        let steps =
+            self.engine() == EngineKind::Software && self.board.clock().base() != TimeBase::Host;
+        self.control.set_kicker((!steps).then_some(kicker));
     }
 
     pub fn control(&self) -> Arc<Control> {
@@ -299,7 +303,8 @@ impl Machine {
         let before = self.instructions();
         if let Engine::Software(vcpu) = &mut self.engine {
             let step = match self.board.clock().base() {
-                TimeBase::Host | TimeBase::Accesses => None,
+                TimeBase::Host => None,
+                TimeBase::Accesses => Some(STEP),
                 TimeBase::Instructions => {
                     let now = self.board.clock().now();
                     Some(deadline.map_or(STEP, |at| at.saturating_sub(now).clamp(1, STEP)))

@@ -109,6 +109,9 @@ const NATIVE_AT_MOST: Duration = Duration::from_millis(2);
 
 const CODE: u64 = 0x1000;
 const TABLES: u64 = 0x2000;
+/// Where 32-bit paging maps physical 0. Some KVMs drop CR0.PG without a word, and then
+/// there is nothing here.
+const PAGED_BASE: u64 = 4 << 20;
 
 struct NoDevices;
 
@@ -192,7 +195,10 @@ fn initial_state(mode: Mode) -> VcpuState {
         ),
     };
     state.segments = [data, code, data, data, data, data];
-    state.rip = CODE;
+    state.rip = match mode {
+        Mode::Paged32 => CODE + PAGED_BASE,
+        Mode::Real | Mode::Kernel64 | Mode::User64 | Mode::KernelSse => CODE,
+    };
     state.idtr.limit = 0;
     match mode {
         Mode::Real => {}
@@ -221,7 +227,7 @@ fn try_code(mode: Mode) -> Result<Speed, VcpuError> {
     };
     place(CODE, &program(mode))?;
     if mode == Mode::Paged32 {
-        place(TABLES, &0x87u32.to_le_bytes())?;
+        place(TABLES + 4, &0x87u32.to_le_bytes())?;
     } else {
         place(TABLES, &(TABLES + 0x1000 | 7).to_le_bytes())?;
         place(TABLES + 0x1000, &(TABLES + 0x2000 | 7).to_le_bytes())?;
