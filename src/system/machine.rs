@@ -307,6 +307,7 @@ impl Machine {
                 TimeBase::Accesses => Some(STEP),
                 TimeBase::Instructions => {
                     let now = self.board.clock().now();
+                    vcpu.set_clock(now);
                     Some(deadline.map_or(STEP, |at| at.saturating_sub(now).clamp(1, STEP)))
                 }
             };

@@ -132,13 +132,20 @@ pub struct Vcpu {
     nmi_pending: bool,
     nmi_blocked: bool,
     pending: Option<PendingEvent>,
-    /// The guest's time-stamp counter less the host's.
+    /// The guest's time-stamp counter less [`Vcpu::clock`].
     tsc_offset: u64,
     /// Instructions so far.
     executed: u64,
     stop_at: u64,
     /// Blocks may be run while `executed` is below this.
     near_stop: u64,
+    /// When to look for interrupts, whether or not anybody called.
+    poll_at: u64,
+    /// The smaller of both.
+    pause_at: u64,
+    /// What the time-stamp counter is ahead of the instructions executed, when it counts
+    /// those instead of the host's time.
+    counted_time: Option<u64>,
     stats: Stats,
 }
 
@@ -182,6 +189,9 @@ impl Vcpu {
             executed: 0,
             stop_at: u64::MAX,
             near_stop: u64::MAX,
+            poll_at: 0,
+            pause_at: 0,
+            counted_time: None,
             stats: Stats::default(),
         };
         vcpu.restore(&VcpuState::default());
@@ -196,6 +206,20 @@ impl Vcpu {
             None => u64::MAX,
         };
         self.near_stop = self.stop_at.saturating_sub(BLOCK);
+        self.pause_at = self.near_stop.min(self.poll_at);
+    }
+
+    /// The guest's time-stamp counter follows a clock of nanoseconds that stands at `now`
+    /// and counts one for each instruction: for machines whose timers do the same.
+    pub fn set_clock(&mut self, now: u64) {
+        let ahead = Some(now.wrapping_sub(self.executed));
+        if self.counted_time.is_some() {
+            self.counted_time = ahead;
+        } else {
+            let tsc = self.tsc();
+            self.counted_time = ahead;
+            self.set_tsc(tsc);
+        }
     }
 
     /// Makes `run` return [`VcpuExit::Debug`] after each instruction, or before those whose
@@ -220,15 +244,20 @@ impl Vcpu {
 
     /// The guest's time-stamp counter.
     fn tsc(&self) -> u64 {
+        self.clock().wrapping_add(self.tsc_offset)
+    }
+
+    /// What the time-stamp counter follows.
+    fn clock(&self) -> u64 {
+        if let Some(ahead) = self.counted_time {
+            return self.executed.wrapping_add(ahead);
+        }
         // SAFETY: RDTSC is allowed in ring 3 under Linux.
-        let host = unsafe { _rdtsc() };
-        host.wrapping_add(self.tsc_offset)
+        unsafe { _rdtsc() }
     }
 
     fn set_tsc(&mut self, value: u64) {
-        // SAFETY: as in `tsc`.
-        let host = unsafe { _rdtsc() };
-        self.tsc_offset = value.wrapping_sub(host);
+        self.tsc_offset = value.wrapping_sub(self.clock());
     }
 
     fn restore(&mut self, state: &VcpuState) {

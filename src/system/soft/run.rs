@@ -14,6 +14,10 @@ use crate::guest::flags;
 use crate::interp::{Machine, PredecodedBlock, step_one};
 use iced_x86::{Instruction, Mnemonic};
 
+/// Instructions between two looks at the interrupt lines without a call (some 50 us): a
+/// thread that should call may be starved by this very loop.
+const POLL_EVERY: u64 = 4096;
+
 impl Vcpu {
     /// Makes the next boundary look for interrupts.
     pub(super) fn look(&self) {
@@ -39,6 +43,11 @@ impl Vcpu {
     pub(super) fn run_loop(&mut self) -> Result<VcpuExit, VcpuError> {
         self.follow_mode();
         loop {
+            if self.executed >= self.poll_at {
+                self.poll_at = self.executed.saturating_add(POLL_EVERY);
+                self.pause_at = self.near_stop.min(self.poll_at);
+                self.look();
+            }
             if self.attention.any() || self.executed >= self.stop_at || self.halted {
                 if let Some(exit) = self.boundary()? {
                     return Ok(exit);
@@ -198,7 +207,7 @@ impl Vcpu {
                 }
                 Left::Invalid => return Err(super::exceptions::invalid_opcode()),
             }
-            if self.attention.any() || self.executed >= self.near_stop {
+            if self.attention.any() || self.executed >= self.pause_at {
                 return Ok(());
             }
             let rip = self.cpu.rip;
