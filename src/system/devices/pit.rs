@@ -211,7 +211,8 @@ impl Channel {
 
 fn to_decimal(value: u64) -> u16 {
     let value = value % 10_000;
-    (value % 10 | value / 10 % 10 << 4 | value / 100 % 10 << 8 | value / 1000 << 12) as u16
+    ((value % 10) | ((value / 10 % 10) << 4) | (value / 100 % 10) << 8 | (value / 1000) << 12)
+        as u16
 }
 
 fn from_decimal(count: u16) -> u32 {
@@ -258,7 +259,7 @@ impl Pit {
         match port {
             0x40..=0x42 => self.channels[usize::from(port - 0x40)].read(now),
             0x61 => {
-                let refresh = now / 15_085 & 1;
+                let refresh = (now / 15_085) & 1;
                 u8::from(self.channels[2].gate)
                     | u8::from(self.speaker) << 1
                     | (refresh as u8) << 4
