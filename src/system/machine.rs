@@ -113,6 +113,8 @@ pub struct Machine {
     /// The software engine while KVM runs the CPU, for instructions that KVM can't execute.
     helper: Option<Box<soft::Vcpu>>,
     control: Arc<Control>,
+    /// A debugger wants to see every instruction.
+    stepping: bool,
     stats: MachineStats,
 }
 
@@ -172,6 +174,7 @@ impl Machine {
             engine,
             helper: None,
             control: Control::new(),
+            stepping: false,
             stats: MachineStats::default(),
         };
         machine.set_state(state)?;
@@ -260,6 +263,18 @@ impl Machine {
         self.engine = engine;
         self.helper = None;
         self.wire();
+        Ok(())
+    }
+
+    /// Stops with [`Pause::Debug`] after each instruction, or before those at `breakpoints`.
+    ///
+    /// # Errors
+    /// The engine can't.
+    pub fn set_debug(&mut self, step: bool, breakpoints: &[u64]) -> Result<(), MachineError> {
+        let kind = self.engine.kind();
+        let result = self.engine.set_debug(step, breakpoints);
+        result.map_err(|error| MachineError::Engine(kind, error))?;
+        self.stepping = step;
         Ok(())
     }
 
@@ -378,8 +393,11 @@ impl Machine {
         self.stats.lent_instructions += 1;
         self.set_state(&after)?;
         match exit {
-            VcpuExit::LimitReached | VcpuExit::Interrupted | VcpuExit::Debug => Ok(None),
-            VcpuExit::Halted | VcpuExit::HaltedForever => Ok(None),
+            VcpuExit::LimitReached
+            | VcpuExit::Interrupted
+            | VcpuExit::Debug
+            | VcpuExit::Halted
+            | VcpuExit::HaltedForever => Ok(self.stepping.then_some(Pause::Debug)),
             VcpuExit::Shutdown => Ok(Some(Pause::Ended(Ending::TripleFault))),
             VcpuExit::EmulationFailure { bytes, len } => Err(MachineError::Instruction {
                 rip: after.rip,

@@ -66,6 +66,10 @@ pub struct EngineArgs {
     #[arg(long, value_enum, value_delimiter = ',')]
     pub trace: Vec<TraceChoice>,
 
+    /// Wait for gdb at this address, such as 127.0.0.1:1234, and let it run the machine
+    #[arg(long, value_name = "ADDRESS")]
+    pub gdb: Option<String>,
+
     /// Print what happened on standard error at the end
     #[arg(long)]
     pub stats: bool,

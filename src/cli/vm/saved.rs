@@ -86,7 +86,9 @@ pub fn snapshot(args: SnapshotArgs) -> Result<i32, Failure> {
             Ok(0)
         }
         Pause::Stopped(Stop::Signal(number)) => Ok(128 + number),
-        Pause::Ended(_) | Pause::Stopped(Stop::Quit | Stop::Timeout) | Pause::Debug => {
+        Pause::Ended(_)
+        | Pause::Stopped(Stop::Quit | Stop::Timeout | Stop::Debugger)
+        | Pause::Debug => {
             eprintln!("temper: the guest ended before it was to be saved; nothing was written");
             Ok(1)
         }
