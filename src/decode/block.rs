@@ -73,6 +73,39 @@ pub enum BlockEnd {
     },
 }
 
+impl BlockEnd {
+    /// The same end of a block that lies `by` bytes further on, as far as it names addresses.
+    pub fn moved(self, by: i64) -> BlockEnd {
+        match self {
+            BlockEnd::Jump { target } => BlockEnd::Jump {
+                target: target.offset(by),
+            },
+            BlockEnd::Branch { taken, next } => BlockEnd::Branch {
+                taken: taken.offset(by),
+                next: next.offset(by),
+            },
+            BlockEnd::Call { target, return_to } => BlockEnd::Call {
+                target: target.offset(by),
+                return_to: return_to.offset(by),
+            },
+            BlockEnd::IndirectCall { return_to } => BlockEnd::IndirectCall {
+                return_to: return_to.offset(by),
+            },
+            BlockEnd::IndirectJump => BlockEnd::IndirectJump,
+            BlockEnd::Return { pop } => BlockEnd::Return { pop },
+            BlockEnd::Syscall { at, next } => BlockEnd::Syscall {
+                at: at.offset(by),
+                next: next.offset(by),
+            },
+            BlockEnd::InterpretOne { at, why } => BlockEnd::InterpretOne {
+                at: at.offset(by),
+                why,
+            },
+            BlockEnd::Next { at } => BlockEnd::Next { at: at.offset(by) },
+        }
+    }
+}
+
 /// Straight-line guest code.
 #[derive(Clone, Debug)]
 pub struct Block {

@@ -425,6 +425,10 @@ impl Bus for Board {
         self.count_access();
     }
 
+    fn instructions_ran(&mut self, count: u64) {
+        self.clock.instructions(count);
+    }
+
     fn interrupt_pending(&mut self) -> bool {
         self.advance();
         self.external_pending() || (self.apic_is_on() && self.devices.lapic.pending().is_some())

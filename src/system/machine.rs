@@ -332,7 +332,6 @@ impl Machine {
         let exit = self.engine.vcpu().run(&mut self.board);
         let exit = exit.map_err(|error| MachineError::Engine(kind, error))?;
         let ran = self.instructions() - before;
-        self.board.clock_mut().instructions(ran);
         if let Some(left) = left {
             *left = left.saturating_sub(ran);
         }

@@ -70,6 +70,10 @@ pub trait Bus {
     /// A write to physical memory that is no RAM: 1 to 8 bytes.
     fn mmio_write(&mut self, addr: u64, data: &[u8]);
 
+    /// So many instructions ran since the last call: called before every other method, and
+    /// when running ends, by engines that count.
+    fn instructions_ran(&mut self, _count: u64) {}
+
     /// Whether an interrupt awaits that the controller would hand out now.
     fn interrupt_pending(&mut self) -> bool;
 

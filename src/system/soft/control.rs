@@ -75,7 +75,6 @@ impl Vcpu {
             4 => self.set_cr4(value),
             8 if value <= 15 => {
                 self.mmu.physical.device().set_task_priority(value);
-                self.look();
                 Ok(())
             }
             8 => Err(general_protection(0)),
@@ -273,8 +272,9 @@ impl Vcpu {
             msr::TSC_AUX => sys.tsc_aux = value & 0xffff_ffff,
             _ => {
                 if self.mmu.physical.device().msr_write(index, value).is_some() {
-                    self.look();
-                } else if initial_msr(index).is_some() {
+                    return Ok(());
+                }
+                if initial_msr(index).is_some() {
                     self.mmu.sys.other_msrs.insert(index, value);
                 } else {
                     tracing::debug!(target: "temper::system", index, value, "WRMSR of an unknown register");

@@ -1,6 +1,5 @@
 //! The CPU that the guest sees: a plain AMD64 one with those of the host's features that the
-//! engine executes. AVX2 and what came after it are left out, since gathers address memory
-//! by themselves; so are all features that are about performance alone.
+//! engine executes. AVX-512 is left out, and all features that are about performance alone.
 
 use std::arch::x86_64::__cpuid_count;
 
@@ -85,8 +84,8 @@ impl Vcpu {
             }
             7 if subleaf == 0 => {
                 let [_, ebx, ecx, _] = host(7, 0);
-                // FSGSBASE, BMI1, SMEP, BMI2, ERMS, RDSEED, ADX, SMAP, CLFLUSHOPT, CLWB, SHA.
-                let executed = bits(&[3, 8, 9, 18, 19, 23, 24, 29]);
+                // FSGSBASE, BMI1, AVX2, SMEP, BMI2, ERMS, RDSEED, ADX, SMAP, CLFLUSHOPT, CLWB, SHA.
+                let executed = bits(&[3, 5, 8, 9, 18, 19, 23, 24, 29]);
                 let own = bits(&[0, 7, 20]);
                 // UMIP, RDPID.
                 [0, ebx & executed | own, bits(&[2]) | ecx & bits(&[22]), 0]

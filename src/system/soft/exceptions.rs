@@ -171,6 +171,9 @@ impl Vcpu {
         &mut self,
         mut event: Event,
     ) -> Result<Option<VcpuExit>, VcpuError> {
+        if let Some(profile) = &mut self.profile {
+            profile.interrupt_path();
+        }
         loop {
             self.stats.exceptions[usize::from(event.vector)] += 1;
             let cpu = self.cpu.clone();

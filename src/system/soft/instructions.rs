@@ -230,6 +230,7 @@ impl Vcpu {
             Mnemonic::Maskmovq | Mnemonic::Maskmovdqu | Mnemonic::Vmaskmovdqu => {
                 self.masked_store(instruction)?;
             }
+            _ if instruction.is_vsib() => self.gather(instruction)?,
             Mnemonic::Rdpmc => {
                 // No performance counter exists.
                 return Err(general_protection(0));

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::super::memory::GuestRam;
 use super::super::state::{Segment, SegmentRegister, VcpuState};
+use super::Attention;
 use super::code_pages::CodePages;
 use super::host_access;
 use super::physical::Physical;
@@ -71,11 +72,11 @@ pub fn is_canonical(addr: u64) -> bool {
 }
 
 impl Mmu {
-    pub fn new(ram: Arc<GuestRam>) -> Mmu {
+    pub fn new(ram: Arc<GuestRam>, attention: Arc<Attention>) -> Mmu {
         Mmu {
             sys: VcpuState::default(),
             cpl: 0,
-            physical: Physical::new(ram),
+            physical: Physical::new(ram, attention),
             code: CodePages::default(),
             epoch: 0,
             hits: 0,

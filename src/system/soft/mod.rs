@@ -42,6 +42,7 @@ use crate::guest::{CpuMode, CpuState, VectorState};
 use crate::host::{Features, XsaveLayout};
 use crate::interp::PredecodedBlock;
 use crate::native::StubCache;
+use crate::profile::Profile;
 use blocks::{Blocks, Mode};
 use exceptions::{Event, Source};
 use mmu::Mmu;
@@ -134,8 +135,6 @@ pub struct Vcpu {
     pending: Option<PendingEvent>,
     /// The guest's time-stamp counter less [`Vcpu::clock`].
     tsc_offset: u64,
-    /// Instructions so far.
-    executed: u64,
     stop_at: u64,
     /// Blocks may be run while `executed` is below this.
     near_stop: u64,
@@ -147,6 +146,7 @@ pub struct Vcpu {
     /// those instead of the host's time.
     counted_time: Option<u64>,
     stats: Stats,
+    profile: Option<Box<Profile>>,
 }
 
 impl Vcpu {
@@ -162,11 +162,12 @@ impl Vcpu {
             ));
         }
         host_signals::install_synchronous()?;
+        let attention = Arc::<Attention>::default();
         let mut vcpu = Vcpu {
             cpu: CpuState::default(),
             vector: VectorState::default(),
             x87: X87::default(),
-            mmu: Mmu::new(ram),
+            mmu: Mmu::new(ram, Arc::clone(&attention)),
             stubs: StubCache::new()?,
             blocks: Blocks::new(),
             mode: Mode {
@@ -177,7 +178,7 @@ impl Vcpu {
             },
             scratch: Block::default(),
             single: PredecodedBlock::default(),
-            attention: Arc::default(),
+            attention,
             careful: false,
             debug: Debug::default(),
             shadow: false,
@@ -186,13 +187,13 @@ impl Vcpu {
             nmi_blocked: false,
             pending: None,
             tsc_offset: 0,
-            executed: 0,
             stop_at: u64::MAX,
             near_stop: u64::MAX,
             poll_at: 0,
             pause_at: 0,
             counted_time: None,
             stats: Stats::default(),
+            profile: None,
         };
         vcpu.restore(&VcpuState::default());
         Ok(vcpu)
@@ -202,7 +203,7 @@ impl Vcpu {
     pub fn set_limit(&mut self, instructions: Option<u64>) {
         const BLOCK: u64 = crate::decode::MAX_BLOCK_INSTRUCTIONS as u64 + 1;
         self.stop_at = match instructions {
-            Some(instructions) => self.executed.saturating_add(instructions),
+            Some(instructions) => self.mmu.physical.executed.saturating_add(instructions),
             None => u64::MAX,
         };
         self.near_stop = self.stop_at.saturating_sub(BLOCK);
@@ -212,7 +213,7 @@ impl Vcpu {
     /// The guest's time-stamp counter follows a clock of nanoseconds that stands at `now`
     /// and counts one for each instruction: for machines whose timers do the same.
     pub fn set_clock(&mut self, now: u64) {
-        let ahead = Some(now.wrapping_sub(self.executed));
+        let ahead = Some(now.wrapping_sub(self.mmu.physical.executed));
         if self.counted_time.is_some() {
             self.counted_time = ahead;
         } else {
@@ -233,9 +234,20 @@ impl Vcpu {
         self.follow_mode();
     }
 
+    /// Counts blocks, edges and paths in `profile` from now on. Its addresses are physical:
+    /// what lies there is told by [`Profile::map_module`] with ranges of physical memory.
+    pub fn set_profile(&mut self, profile: Profile) {
+        self.forget_all_blocks();
+        self.profile = Some(Box::new(profile));
+    }
+
+    pub fn profile(&mut self) -> Option<&mut Profile> {
+        self.profile.as_deref_mut()
+    }
+
     /// Instructions executed so far.
     pub fn executed(&self) -> u64 {
-        self.executed
+        self.mmu.physical.executed
     }
 
     pub fn stats(&self) -> &Stats {
@@ -250,7 +262,7 @@ impl Vcpu {
     /// What the time-stamp counter follows.
     fn clock(&self) -> u64 {
         if let Some(ahead) = self.counted_time {
-            return self.executed.wrapping_add(ahead);
+            return self.mmu.physical.executed.wrapping_add(ahead);
         }
         // SAFETY: RDTSC is allowed in ring 3 under Linux.
         unsafe { _rdtsc() }
@@ -360,6 +372,7 @@ impl super::vcpu::Vcpu for Vcpu {
         unsafe { self.mmu.physical.attach(bus) };
         self.x87.load();
         self.debug.resuming = true;
+        self.mmu.physical.begin_counting();
         if !self.kicked() {
             self.look();
         }
@@ -368,6 +381,7 @@ impl super::vcpu::Vcpu for Vcpu {
             other => other.map(|exit| exit.unwrap_or(VcpuExit::Interrupted)),
         };
         self.x87.store();
+        self.mmu.physical.report();
         self.mmu.physical.detach();
         result
     }

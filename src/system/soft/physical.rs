@@ -8,6 +8,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
 use super::super::memory::{CodeWatch, GuestRam};
 use super::super::vcpu::Bus;
+use super::Attention;
 use crate::addr::PAGE_SIZE;
 
 /// One contiguous piece of RAM.
@@ -23,12 +24,15 @@ pub struct Physical {
     ram: Arc<GuestRam>,
     regions: Vec<Region>,
     bus: Option<NonNull<dyn Bus>>,
-    /// A device was accessed: interrupt lines may have changed.
-    pub touched_device: bool,
+    attention: Arc<Attention>,
+    /// Instructions executed so far, those of a block counted when it begins.
+    pub executed: u64,
+    /// As many of them as the bus knows of.
+    reported: u64,
 }
 
 impl Physical {
-    pub fn new(ram: Arc<GuestRam>) -> Physical {
+    pub fn new(ram: Arc<GuestRam>, attention: Arc<Attention>) -> Physical {
         let region = |region: &vm_memory::GuestRegionMmap<CodeWatch>| {
             let host = region.get_host_address(MemoryRegionAddress(0));
             Region {
@@ -42,7 +46,9 @@ impl Physical {
             regions: ram.iter().map(region).collect(),
             ram,
             bus: None,
-            touched_device: false,
+            attention,
+            executed: 0,
+            reported: 0,
         }
     }
 
@@ -96,14 +102,31 @@ impl Physical {
         self.bus = None;
     }
 
-    /// The bus; afterwards the interrupt lines must be looked at.
+    /// The bus hears of the instructions from here on.
+    pub fn begin_counting(&mut self) {
+        self.reported = self.executed;
+    }
+
+    /// Tells the bus of the instructions since the last time.
+    pub fn report(&mut self) {
+        let ran = self.executed.wrapping_sub(self.reported);
+        self.reported = self.executed;
+        self.attached().instructions_ran(ran);
+    }
+
+    /// The bus, for an access that may change interrupt lines.
     pub fn device(&mut self) -> &mut dyn Bus {
-        self.touched_device = true;
+        self.attention.raise(Attention::LOOK);
         self.bus()
     }
 
-    /// The bus, to ask for interrupts.
+    /// The bus, with its clock up to date.
     pub fn bus(&mut self) -> &mut dyn Bus {
+        self.report();
+        self.attached()
+    }
+
+    fn attached(&mut self) -> &mut dyn Bus {
         let mut bus = self.bus.expect("a CPU runs only with a bus");
         // SAFETY: attached for the time of this run, and lent out through `&mut self` alone.
         unsafe { bus.as_mut() }

@@ -45,9 +45,8 @@ impl Vcpu {
         let bytes = width.bytes() as usize;
         self.mmu
             .physical
-            .device()
+            .bus()
             .port_read(port, &mut data[..bytes]);
-        self.look();
         Ok(u64::from_le_bytes(data))
     }
 
@@ -56,7 +55,6 @@ impl Vcpu {
         let data = value.to_le_bytes();
         let bytes = width.bytes() as usize;
         self.mmu.physical.device().port_write(port, &data[..bytes]);
-        self.look();
         Ok(())
     }
 

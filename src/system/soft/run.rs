@@ -9,9 +9,10 @@ use super::exceptions::{Event, Exception, Fault, Outcome, Source};
 use super::registers::{cr0, rflags, vector};
 use super::{Attention, Vcpu};
 use crate::addr::{GuestAddr, PAGE_SIZE};
-use crate::decode::{Decoder, MAX_BLOCK_INSTRUCTIONS, MachineCode};
+use crate::decode::{BlockEnd, Decoder, MAX_BLOCK_INSTRUCTIONS, MachineCode};
 use crate::guest::flags;
 use crate::interp::{Machine, PredecodedBlock, step_one};
+use crate::profile::Outcome as Way;
 use iced_x86::{Instruction, Mnemonic};
 
 /// Instructions between two looks at the interrupt lines without a call (some 50 us): a
@@ -43,12 +44,12 @@ impl Vcpu {
     pub(super) fn run_loop(&mut self) -> Result<VcpuExit, VcpuError> {
         self.follow_mode();
         loop {
-            if self.executed >= self.poll_at {
-                self.poll_at = self.executed.saturating_add(POLL_EVERY);
+            if self.mmu.physical.executed >= self.poll_at {
+                self.poll_at = self.mmu.physical.executed.saturating_add(POLL_EVERY);
                 self.pause_at = self.near_stop.min(self.poll_at);
                 self.look();
             }
-            if self.attention.any() || self.executed >= self.stop_at || self.halted {
+            if self.attention.any() || self.mmu.physical.executed >= self.stop_at || self.halted {
                 if let Some(exit) = self.boundary()? {
                     return Ok(exit);
                 }
@@ -60,7 +61,7 @@ impl Vcpu {
                     continue;
                 }
             }
-            if self.careful || self.executed >= self.near_stop {
+            if self.careful || self.mmu.physical.executed >= self.near_stop {
                 let resuming = std::mem::take(&mut self.debug.resuming);
                 if !resuming && self.at_debuggers_breakpoint() {
                     return Ok(VcpuExit::Debug);
@@ -130,7 +131,7 @@ impl Vcpu {
             self.look();
             return Ok(Some(VcpuExit::Interrupted));
         }
-        if self.executed >= self.stop_at {
+        if self.mmu.physical.executed >= self.stop_at {
             self.look();
             return Ok(Some(VcpuExit::LimitReached));
         }
@@ -181,8 +182,11 @@ impl Vcpu {
             self.shadow = false;
             let block = self.blocks.at(number);
             let len = block.ops.len() as u64;
-            self.executed += len;
+            self.mmu.physical.executed += len;
             self.stats.blocks += 1;
+            if let (Some(profile), Some(id)) = (&mut self.profile, block.id) {
+                profile.enter(id);
+            }
             let mut machine = Machine::new(
                 &mut self.cpu,
                 &mut self.vector,
@@ -191,14 +195,14 @@ impl Vcpu {
             );
             if let Err(trap) = block.ops.run(&mut machine) {
                 let done = block.ops.position(self.cpu.rip) as u64;
-                self.executed -= len - done;
+                self.mmu.physical.executed -= len - done;
                 return Err(trap.into());
             }
             match &block.left {
                 Left::Nothing => {}
                 Left::Instruction(instruction) => {
                     let instruction = *instruction;
-                    self.executed += 1;
+                    self.mmu.physical.executed += 1;
                     return self.execute(&instruction);
                 }
                 Left::Disabled(instruction) => {
@@ -207,21 +211,52 @@ impl Vcpu {
                 }
                 Left::Invalid => return Err(super::exceptions::invalid_opcode()),
             }
-            if self.attention.any() || self.executed >= self.pause_at {
+            if self.attention.any() || self.mmu.physical.executed >= self.pause_at {
                 return Ok(());
             }
             let rip = self.cpu.rip;
             let epoch = self.mmu.epoch;
             let linked = |link: &&Link| link.rip == rip && link.epoch == epoch;
+            let from = number;
             number = match block.links.iter().find(linked) {
                 Some(link) => link.to,
                 None => {
-                    let from = number;
                     let to = self.block_here()?;
                     self.link(from, rip, to);
                     to
                 }
             };
+            if self.profile.is_some() {
+                self.count_edge(from, number);
+            }
+        }
+    }
+
+    /// Counts how control went from one block to another.
+    fn count_edge(&mut self, from: u32, to: u32) {
+        let target = self.blocks.at(to).key.physical;
+        let rip = self.cpu.rip;
+        let block = self.blocks.at(from);
+        let (Some(profile), Some(id)) = (&mut self.profile, block.id) else {
+            return;
+        };
+        match block.ops.end() {
+            BlockEnd::Branch { taken, .. } => {
+                let way = if rip == taken.0 {
+                    Way::Taken
+                } else {
+                    Way::Next
+                };
+                profile.edge(id, way);
+            }
+            BlockEnd::IndirectJump | BlockEnd::IndirectCall { .. } | BlockEnd::Return { .. } => {
+                profile.indirect(id, GuestAddr(target));
+            }
+            BlockEnd::Jump { .. }
+            | BlockEnd::Call { .. }
+            | BlockEnd::Syscall { .. }
+            | BlockEnd::InterpretOne { .. }
+            | BlockEnd::Next { .. } => {}
         }
     }
 
@@ -300,6 +335,13 @@ impl Vcpu {
         }
         let ops = PredecodedBlock::new(&block, &mut self.stubs);
         let left = Left::new(block.end, block.left);
+        let id = self.profile.as_mut().map(|profile| {
+            // Counted by physical address: virtual ones mean something else in each process.
+            let by = key.physical.wrapping_sub(key.rip) as i64;
+            block.start = block.start.offset(by);
+            block.end = block.end.moved(by);
+            profile.block_id(&block)
+        });
         let within = key.physical % PAGE_SIZE;
         let end = within + u64::from(block.len.max(1));
         self.scratch = block;
@@ -312,7 +354,7 @@ impl Vcpu {
         self.stats.decoded += 1;
         let number = self
             .blocks
-            .insert(KnownBlock::new(key, second, ops, left, None));
+            .insert(KnownBlock::new(key, second, ops, left, id));
         let page = key.physical - within;
         if self.mmu.code.add(page, number, within, end.min(PAGE_SIZE)) {
             self.mmu.watch_code(page);
@@ -370,7 +412,7 @@ impl Vcpu {
     /// An instruction of a disabled unit; WAIT has rules of its own.
     fn run_disabled(&mut self, instruction: &Instruction) -> Outcome {
         if instruction.mnemonic() == Mnemonic::Wait && self.wait_is_allowed() {
-            self.executed += 1;
+            self.mmu.physical.executed += 1;
             return self.run_plainly(instruction);
         }
         Err(self.disabled_unit(instruction))
@@ -467,12 +509,12 @@ impl Vcpu {
         };
         self.scratch = block;
         decoded?;
-        self.executed += 1;
+        self.mmu.physical.executed += 1;
         if ops.is_none() {
             return match Left::new(end, left) {
                 Left::Instruction(instruction) => self.execute(&instruction),
                 Left::Disabled(instruction) => {
-                    self.executed -= 1;
+                    self.mmu.physical.executed -= 1;
                     self.run_disabled(&instruction)
                 }
                 Left::Nothing | Left::Invalid => Err(super::exceptions::invalid_opcode()),
@@ -500,7 +542,7 @@ impl Vcpu {
             }
         };
         if result.is_err() {
-            self.executed -= 1;
+            self.mmu.physical.executed -= 1;
         }
         Ok(result?)
     }

@@ -235,6 +235,67 @@ impl Vcpu {
         Ok(result?)
     }
 
+    /// The gathers of AVX2: each element whose mask has its sign bit set is loaded, and its
+    /// mask cleared, lowest first, so that one which faults goes on where it was.
+    pub(super) fn gather(&mut self, instruction: &Instruction) -> Outcome {
+        use Mnemonic::{
+            Vgatherdpd, Vgatherdps, Vgatherqpd, Vgatherqps, Vpgatherdd, Vpgatherdq, Vpgatherqd,
+            Vpgatherqq,
+        };
+        let (index_bytes, bytes) = match instruction.mnemonic() {
+            Vpgatherdd | Vgatherdps => (4, 4),
+            Vpgatherdq | Vgatherdpd => (4, 8),
+            Vpgatherqd | Vgatherqps => (8, 4),
+            Vpgatherqq | Vgatherqpd => (8, 8),
+            _ => return Err(self.unsupported(instruction)),
+        };
+        let index = instruction.memory_index();
+        let (to, mask) = (instruction.op0_register(), instruction.op2_register());
+        let distinct = to.number() != mask.number()
+            && to.number() != index.number()
+            && mask.number() != index.number();
+        if instruction.encoding() != iced_x86::EncodingKind::VEX || !distinct {
+            return Err(invalid_opcode());
+        }
+        self.vector.materialize();
+        let indices = self.vector.register(index.number());
+        let size = to.size().min(index.size() / index_bytes * bytes);
+        let width = super::operands::width_of(bytes);
+        let base = instruction.memory_base();
+        let bits = if base.is_gpr32() { 32 } else { 64 };
+        let start = if base.is_gpr() { self.register(base) } else { 0 };
+        let start = start.wrapping_add(instruction.memory_displacement64());
+        for element in 0..size / bytes {
+            let at = element * bytes;
+            let mut masks = self.vector.register(mask.number());
+            let mut values = self.vector.register(to.number());
+            if masks[at + bytes - 1] & 0x80 != 0 {
+                let from = element * index_bytes;
+                let mut wide = [0; 8];
+                wide[..index_bytes].copy_from_slice(&indices[from..from + index_bytes]);
+                let unused = 64 - 8 * index_bytes as u32;
+                let signed = (u64::from_le_bytes(wide) << unused) as i64 >> unused;
+                let scale = i64::from(instruction.memory_index_scale());
+                let offset = start.wrapping_add_signed(signed.wrapping_mul(scale));
+                let place = self.place(instruction, offset & u64::MAX >> (64 - bits));
+                let value = self.load(place, width)?.to_le_bytes();
+                values[at..at + bytes].copy_from_slice(&value[..bytes]);
+            }
+            masks[at..at + bytes].fill(0);
+            values[to.size()..].fill(0);
+            self.vector.set_register(mask.number(), &masks);
+            self.vector.set_register(to.number(), &values);
+        }
+        // What lies above the last element is cleared.
+        for register in [to, mask] {
+            let mut value = self.vector.register(register.number());
+            let keep = if register == to { size } else { 0 };
+            value[keep..].fill(0);
+            self.vector.set_register(register.number(), &value);
+        }
+        Ok(())
+    }
+
     /// MASKMOVQ and MASKMOVDQU: bytes with their mask's sign bit set go to DS:RDI.
     pub(super) fn masked_store(&mut self, instruction: &Instruction) -> Outcome {
         if instruction.mnemonic() == Mnemonic::Maskmovq {

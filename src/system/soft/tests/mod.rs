@@ -1,7 +1,14 @@
 //! Small guests, assembled here: each states what the manual says.
 
+mod code;
+mod exceptions;
+mod interrupts;
 mod long_mode;
+mod paging;
+mod privilege;
+mod protected_mode;
 mod real_mode;
+mod speed;
 
 use std::sync::Arc;
 
@@ -93,7 +100,6 @@ pub const KERNEL_CS: u16 = 0x08;
 pub const KERNEL_SS: u16 = 0x10;
 pub const USER_SS: u16 = 0x2b;
 pub const USER_CS: u16 = 0x33;
-pub const USER_CS32: u16 = 0x23;
 pub const TASK: u16 = 0x40;
 
 const CODE64: u64 = 0x00af_9b00_0000_ffff;
@@ -255,5 +261,37 @@ impl Guest {
             vector,
             std::array::from_fn(|i| self.word(rsp + i as u64 * 8)),
         )
+    }
+}
+
+/// 32-bit protected mode without paging, ring 0, all exceptions to their HLT.
+pub fn protected() -> Guest {
+    let mut guest = Guest::long();
+    for vector in 0..256 {
+        let handler = HANDLERS + vector * 16;
+        let gate = handler & 0xffff | 0x18 << 16 | 0xee00 << 32 | handler >> 16 << 48;
+        guest.write(IDT + vector * 8, &[gate]);
+    }
+    let state = &mut guest.state;
+    state.cr0 = cr0::PE | cr0::NE | cr0::ET | cr0::WP;
+    state.cr3 = 0;
+    state.cr4 = 0;
+    state.efer = 0;
+    state.idtr.limit = 0x7ff;
+    let cs = state.segment_mut(SegmentRegister::Cs);
+    cs.selector = 0x18;
+    cs.attributes = 0xc09b;
+    guest
+}
+
+impl Guest {
+    /// As [`Guest::run_to_handler`], with a 32-bit frame.
+    pub fn run_to_handler32(&mut self) -> (u64, [u32; 8]) {
+        let exit = self.run();
+        assert_eq!(exit, VcpuExit::HaltedForever, "at {:#x}", self.state.rip);
+        let vector = (self.state.rip - HANDLERS) / 16;
+        assert!(vector < 256, "halted at {:#x}", self.state.rip);
+        let rsp = self.state.gpr[4];
+        (vector, std::array::from_fn(|i| self.word(rsp + i as u64 * 4) as u32))
     }
 }
