@@ -15,6 +15,6 @@ pub use context::{
 };
 pub use cpu::{CpuMode, CpuState, Gpr, flags};
 pub use env::{CallsInFlight, CodeControl, EnvAction, GuestEnv, HostCall, Watched};
-pub use memory::{Access, GuestMemory, Width};
+pub use memory::{Access, GuestMemory, Width, segment_and_offset, segmented};
 pub use trap::{GuestTrap, MemoryFault};
 pub use vector::VectorState;

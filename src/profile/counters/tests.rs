@@ -9,6 +9,7 @@ pub(in crate::profile) fn block(start: u64, len: u32, end: BlockEnd) -> Block {
         bytes: (0..len as u8).map(|i| i ^ start as u8).collect(),
         end,
         len,
+        ..Block::default()
     }
 }
 
