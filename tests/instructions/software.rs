@@ -187,9 +187,8 @@ fn template() -> VcpuState {
 /// What the engine's CPUID doesn't announce, or where its XCR0 differs from the host's.
 fn is_left_out(case: &Case) -> bool {
     let instruction = &case.instruction;
-    let mask_register = (0..instruction.op_count()).any(|i| {
-        instruction.op_kind(i) == OpKind::Register && instruction.op_register(i).is_k()
-    });
+    let mask_register = (0..instruction.op_count())
+        .any(|i| instruction.op_kind(i) == OpKind::Register && instruction.op_register(i).is_k());
     instruction.encoding() == EncodingKind::EVEX
         || mask_register
         || matches!(
@@ -263,7 +262,11 @@ impl Executor for SoftwareEngine {
         outcome.state.cpu.rflags = state.rflags & !(1 << 16);
         outcome.state.cpu.fs_base = state.segment(SegmentRegister::Fs).base;
         outcome.state.cpu.gs_base = state.segment(SegmentRegister::Gs).base;
-        take_image(&state.xsave, &before.vector.area, &mut outcome.state.vector.area);
+        take_image(
+            &state.xsave,
+            &before.vector.area,
+            &mut outcome.state.vector.area,
+        );
         let memory: &mut Memory = &mut outcome.memory;
         self.ram
             .read_slice(&mut memory[..], GuestAddress(PAGES + PAGE))
@@ -313,9 +316,7 @@ impl SoftwareEngine {
                 {
                     GuestTrap::Memory(fault)
                 }
-                Some(GuestTrap::GeneralProtection) if vector == 13 => {
-                    GuestTrap::GeneralProtection
-                }
+                Some(GuestTrap::GeneralProtection) if vector == 13 => GuestTrap::GeneralProtection,
                 _ => GuestTrap::Memory(MemoryFault {
                     addr: GuestAddr(state.cr2),
                     error_code: code,

@@ -263,7 +263,11 @@ impl Vcpu {
         let width = super::operands::width_of(bytes);
         let base = instruction.memory_base();
         let bits = if base.is_gpr32() { 32 } else { 64 };
-        let start = if base.is_gpr() { self.register(base) } else { 0 };
+        let start = if base.is_gpr() {
+            self.register(base)
+        } else {
+            0
+        };
         let start = start.wrapping_add(instruction.memory_displacement64());
         for element in 0..size / bytes {
             let at = element * bytes;

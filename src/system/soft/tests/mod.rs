@@ -292,6 +292,9 @@ impl Guest {
         let vector = (self.state.rip - HANDLERS) / 16;
         assert!(vector < 256, "halted at {:#x}", self.state.rip);
         let rsp = self.state.gpr[4];
-        (vector, std::array::from_fn(|i| self.word(rsp + i as u64 * 4) as u32))
+        (
+            vector,
+            std::array::from_fn(|i| self.word(rsp + i as u64 * 4) as u32),
+        )
     }
 }

@@ -12,7 +12,11 @@ fn raises(build: Build) -> u64 {
     let mut guest = Guest::user();
     guest.code(64, |a| build(a));
     let (vector, frame) = guest.run_to_handler();
-    let at = if matches!(vector, 8 | 10..=14 | 17) { 1 } else { 0 };
+    let at = if matches!(vector, 8 | 10..=14 | 17) {
+        1
+    } else {
+        0
+    };
     assert_eq!(frame[at], CODE, "the fault is at the instruction");
     vector
 }
