@@ -319,7 +319,9 @@ impl Machine {
         if let Engine::Software(vcpu) = &mut self.engine {
             let step = match self.board.clock().base() {
                 TimeBase::Host => None,
-                TimeBase::Accesses => Some(STEP),
+                // Another engine runs beside this one, and stops and takes interrupts at the
+                // instruction of the access: blocks end too late for that.
+                TimeBase::Accesses => Some(1),
                 TimeBase::Instructions => {
                     let now = self.board.clock().now();
                     vcpu.set_clock(now);

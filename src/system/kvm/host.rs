@@ -203,6 +203,8 @@ fn initial_state(mode: Mode) -> VcpuState {
         Mode::Real | Mode::Kernel64 | Mode::User64 | Mode::KernelSse => CODE,
     };
     state.idtr.limit = 0;
+    // The loop's count, which ends at 0.
+    state.gpr[Gpr::Rcx as usize] = 1;
     match mode {
         Mode::Real => {}
         Mode::Paged32 => {
