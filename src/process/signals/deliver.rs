@@ -356,6 +356,7 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
     pub(super) fn install_in_host(&mut self, signo: i32, action: &Action) {
         let disposition = match action.handler {
             _ if SYNCHRONOUS.contains(signo) => HostDisposition::Temper,
+            SIG_DFL if signo == host::OPEN_IN_NEW_THREADS => HostDisposition::Temper,
             SIG_DFL => HostDisposition::Default,
             SIG_IGN => HostDisposition::Ignore,
             _ => HostDisposition::Temper,
