@@ -76,6 +76,8 @@ impl<E: GuestEnv> Engine<E> {
 
     /// Completes the statistics at the guest's end.
     pub fn complete_stats(&mut self) {
+        // Of threads that are still there; those that ended are in already.
+        self.stats.syscalls.passed += self.code.threads.syscalls_passed();
         let cache = self.code.cache.stats;
         self.stats.blocks.links = cache.links;
         self.stats.cache.capacity_bytes = self.settings.cache_bytes as u64;
@@ -214,7 +216,7 @@ impl<E: GuestEnv> Engine<E> {
             None => {
                 let decoder = self.code.decoder;
                 let mut block = Block::default();
-                match decode_watched(&decoder, env, pc, &mut block) {
+                match decode_watched(&decoder, &self.code.threads, env, pc, &mut block) {
                     Ok(true) => {}
                     Ok(false) => return self.interpret(thread, env, pc, false),
                     Err(trap) => {
@@ -476,7 +478,7 @@ impl<E: GuestEnv> Engine<E> {
             return Ok(Some((slot, false)));
         }
         let block = &mut self.code.scratch;
-        if !decode_watched(&self.code.decoder, env, pc, block)? {
+        if !decode_watched(&self.code.decoder, &self.code.threads, env, pc, block)? {
             return Ok(None);
         }
         if self.settings.dump.blocks {

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use super::Settings;
 use super::code::Code;
+use super::threads::Threads;
 use crate::addr::GuestAddr;
 use crate::decode::{Block, Decoder, MAX_BLOCK_INSTRUCTIONS};
 use crate::guest::{GuestEnv, GuestTrap, Watched};
@@ -73,12 +74,14 @@ impl<E: GuestEnv> Plan for Follow<'_, E> {
         std::mem::swap(&mut self.looked_at, into);
         self.looked_at.len = 0;
         let decoder = self.code.decoder;
-        match self.env.watch_code(into.range()) {
+        match self.env.watch_code(into.range(), &self.code.threads) {
             Watched::Already => {}
-            Watched::Newly => match decode_watched(&decoder, self.env, addr, into) {
-                Ok(true) => {}
-                Ok(false) | Err(_) => return false,
-            },
+            Watched::Newly => {
+                match decode_watched(&decoder, &self.code.threads, self.env, addr, into) {
+                    Ok(true) => {}
+                    Ok(false) | Err(_) => return false,
+                }
+            }
             Watched::Refused => return false,
         }
         if self.dump {
@@ -137,13 +140,14 @@ impl<E: GuestEnv> Plan for Follow<'_, E> {
 /// The trap of fetching or decoding.
 pub(super) fn decode_watched<E: GuestEnv>(
     decoder: &Decoder,
+    threads: &Threads,
     env: &mut E,
     pc: GuestAddr,
     into: &mut Block,
 ) -> Result<bool, GuestTrap> {
     loop {
         decoder.block_into(env.memory(), pc, MAX_BLOCK_INSTRUCTIONS, into)?;
-        match env.watch_code(into.range()) {
+        match env.watch_code(into.range(), threads) {
             Watched::Already => return Ok(true),
             // Another thread may have changed it between the two.
             Watched::Newly => {}

@@ -79,6 +79,12 @@ pub enum EnvAction {
     Abort,
 }
 
+/// The system calls in which other threads are.
+pub trait CallsInFlight {
+    /// Those that began before the question; some may have ended.
+    fn calls(&self) -> Vec<HostCall>;
+}
+
 /// What became of a request to watch code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Watched {
@@ -92,6 +98,7 @@ pub enum Watched {
 
 /// A system call to be made in the host.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(C)]
 pub struct HostCall {
     pub number: u64,
     pub args: [u64; 6],
@@ -197,5 +204,6 @@ pub trait GuestEnv {
 
     /// Code in `range` is about to be predecoded or translated: from now on the
     /// surroundings must report changes to it (for writable pages by write-protecting them).
-    fn watch_code(&mut self, range: Range<GuestAddr>) -> Watched;
+    /// Memory that one of `calls` may write to isn't to be protected.
+    fn watch_code(&mut self, range: Range<GuestAddr>, calls: &dyn CallsInFlight) -> Watched;
 }

@@ -14,7 +14,7 @@ pub use context::{
     pending, presence,
 };
 pub use cpu::{CpuMode, CpuState, Gpr, flags};
-pub use env::{CodeControl, EnvAction, GuestEnv, HostCall, Watched};
+pub use env::{CallsInFlight, CodeControl, EnvAction, GuestEnv, HostCall, Watched};
 pub use memory::{Access, GuestMemory, Width};
 pub use trap::{GuestTrap, MemoryFault};
 pub use vector::VectorState;

@@ -33,7 +33,6 @@ impl Process {
             record.is_child = true;
             record.shares_memory = false;
             record.threads = 1;
-
             self.start_child(&request, thread, ctx, code);
         }
         self.with_signals(thread, ctx, code, |signals| signals.update_host_mask());

@@ -20,6 +20,7 @@ mod special;
 #[path = "../support/mod.rs"]
 mod support;
 mod text;
+mod threads;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         compilers::cases(),
         sources::cases(),
         children::cases(),
+        threads::cases(),
     ];
     let mut trials = special::trials();
     trials.extend(privileges::trials());

@@ -157,9 +157,14 @@ impl AddressSpace {
         }
     }
 
-    /// See [`crate::guest::GuestEnv::watch_code`].
-    pub fn watch_code(&mut self, range: Range<GuestAddr>) -> Watched {
-        self.watch.watch(range, &self.map)
+    /// See [`crate::guest::GuestEnv::watch_code`]. `busy` says whether the kernel may write to
+    /// a page this very moment.
+    pub fn watch_code(
+        &mut self,
+        range: Range<GuestAddr>,
+        busy: &mut dyn FnMut(GuestAddr) -> bool,
+    ) -> Watched {
+        self.watch.watch(range, &self.map, busy)
     }
 
     /// A write to `addr` faulted. True if only because the page is watched: it no longer is,

@@ -40,10 +40,16 @@ impl CodeWatch {
         self.protected > 0
     }
 
-    /// Protects what `range` depends on, unless it is written too often.
-    pub fn watch(&mut self, range: Range<GuestAddr>, map: &VmaMap) -> Watched {
+    /// Protects what `range` depends on, unless it is written too often, or `busy` says that
+    /// the kernel may write to one of the pages this very moment.
+    pub fn watch(
+        &mut self,
+        range: Range<GuestAddr>,
+        map: &VmaMap,
+        busy: &mut dyn FnMut(GuestAddr) -> bool,
+    ) -> Watched {
         let before = self.protected;
-        if !self.protect_all(range, map) {
+        if !self.protect_all(range, map, busy) {
             Watched::Refused
         } else if self.protected > before {
             Watched::Newly
@@ -52,13 +58,18 @@ impl CodeWatch {
         }
     }
 
-    fn protect_all(&mut self, range: Range<GuestAddr>, map: &VmaMap) -> bool {
+    fn protect_all(
+        &mut self,
+        range: Range<GuestAddr>,
+        map: &VmaMap,
+        busy: &mut dyn FnMut(GuestAddr) -> bool,
+    ) -> bool {
         let aliases_possible = self.aliases_possible(map);
         for page in pages(range) {
             let Some((entry, attributes)) = map.peek(page) else {
                 return false;
             };
-            if attributes.prot.writable() && !self.protect(page, attributes, None) {
+            if attributes.prot.writable() && !self.protect(page, attributes, None, busy) {
                 return false;
             }
             let Some(backing) = attributes.backing.as_ref().filter(|_| aliases_possible) else {
@@ -66,7 +77,7 @@ impl CodeWatch {
             };
             let offset = backing.offset + (page.0 - entry.start.0);
             for (alias, attributes) in writable_aliases(map, backing.key, offset) {
-                if alias != page && !self.protect(alias, attributes, Some(page)) {
+                if alias != page && !self.protect(alias, attributes, Some(page), busy) {
                     return false;
                 }
             }
@@ -93,6 +104,7 @@ impl CodeWatch {
         addr: GuestAddr,
         attributes: &Attributes,
         alias_of: Option<GuestAddr>,
+        busy: &mut dyn FnMut(GuestAddr) -> bool,
     ) -> bool {
         let page = self.pages.entry(addr).or_default();
         if let Some(code) = alias_of
@@ -110,6 +122,9 @@ impl CodeWatch {
             }
             page.refusals = 0;
             page.writes = OFTEN_WRITTEN / 2;
+        }
+        if busy(addr) {
+            return false;
         }
         let prot = attributes.prot.host() & !(libc::PROT_WRITE as u64);
         if host_map::protect(&page_range(addr), prot, None).is_err() {

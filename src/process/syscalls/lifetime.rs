@@ -4,9 +4,10 @@ use ::syscalls::Sysno;
 
 use super::{Call, Ending};
 use crate::addr::GuestAddr;
-use crate::guest::{CodeControl, EnvAction};
+use crate::guest::{CodeControl, EnvAction, ThreadContext};
 use crate::host::syscall::Errno;
 use crate::process::Process;
+use crate::process::signals::{SigSet, host_mask};
 use crate::process::thread::ThreadState;
 use crate::process::thread_exit::LIST_HEAD_BYTES;
 
@@ -16,12 +17,21 @@ impl Process {
         sysno: Sysno,
         call: Call,
         thread: &mut ThreadState,
+        ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) -> Ending {
         let [first, second, ..] = call.args;
         let status = (first & 0xff) as i32;
         match sysno {
-            Sysno::exit => Ending::Action(self.thread_exits(thread, status, code)),
+            Sysno::exit => {
+                // No signal is recorded from here on; one that is has its handler first.
+                host_mask::block(SigSet::all_asynchronous());
+                if ctx.is_signal_pending() {
+                    call.repeat(ctx)
+                } else {
+                    Ending::Action(self.thread_exits(thread, status, code))
+                }
+            }
             Sysno::exit_group => Ending::Action(EnvAction::Exit(status)),
             // Not the kernel's to know: the host thread's own is the C library's.
             Sysno::set_tid_address => {

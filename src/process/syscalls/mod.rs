@@ -22,7 +22,7 @@ use super::Process;
 use super::address_space::file_key;
 use super::signals::Outcome;
 use super::thread::ThreadState;
-use crate::addr::GuestAddr;
+use crate::addr::{GuestAddr, PAGE_SIZE};
 use crate::guest::{CodeControl, EnvAction, Gpr, GuestMemory, HostCall, ThreadContext};
 use crate::host::syscall::{Errno, SyscallResult, decode, encode, raw};
 pub use clone::{CLEAR_SIGHAND, CloneRequest};
@@ -64,6 +64,12 @@ impl Call {
         }
     }
 
+    /// The guest is to make the call again: something that is pending comes first.
+    fn repeat(self, ctx: &mut ThreadContext) -> Ending {
+        ctx.cpu.rip = ctx.cpu.rip.wrapping_sub(SYSCALL_BYTES);
+        Ending::Action(EnvAction::Continue)
+    }
+
     /// The calling thread's id.
     fn own_tid(self) -> SyscallResult {
         // SAFETY: asks only.
@@ -76,6 +82,19 @@ impl Call {
         // Temper's memory or state are carried out elsewhere in this module.
         decode(unsafe { raw(u64::from(self.number), args) })
     }
+}
+
+/// Whether a call under way may write to `page`.
+pub fn may_write(call: &HostCall, page: GuestAddr, memory: &mut impl GuestMemory) -> bool {
+    let sysno = Sysno::new(call.number as u32 as usize);
+    if sysno.map(table::family) == Some(Family::PassThroughSilent) {
+        return false;
+    }
+    let end = page.offset(PAGE_SIZE as i64);
+    let ranges = outputs::ranges(sysno, &call.args, memory);
+    ranges
+        .iter()
+        .any(|range| range.start < end && page < range.end)
 }
 
 /// How a call ended.
@@ -101,14 +120,6 @@ pub enum After {
     SignalWait,
     /// An execve, which has failed if it returns.
     Exec,
-}
-
-impl Ending {
-    /// The guest is to make its call again.
-    fn again(ctx: &mut ThreadContext) -> Ending {
-        ctx.cpu.rip = ctx.cpu.rip.wrapping_sub(SYSCALL_BYTES);
-        Ending::Action(EnvAction::Continue)
-    }
 }
 
 impl From<SyscallResult> for Ending {
@@ -175,9 +186,12 @@ impl Process {
             (After::Exec, result) => {
                 self.exec_failed(result, thread);
                 self.with_signals(thread, ctx, code, |signals| signals.after_failed_exec());
-                result.map_or_else(|| Ending::again(ctx), |result| decode(result).into())
+                match result {
+                    Some(result) => decode(result).into(),
+                    None => Call::of(ctx).repeat(ctx),
+                }
             }
-            (After::Return | After::FileWritten(..), None) => Ending::again(ctx),
+            (After::Return | After::FileWritten(..), None) => Call::of(ctx).repeat(ctx),
             (After::Return, Some(result)) => decode(result).into(),
             (After::FileWritten(sysno, call), Some(result)) => {
                 self.file_written(sysno, call, code);
@@ -245,7 +259,7 @@ impl Process {
             Family::Paths => self.path_call(sysno, call, thread),
             Family::Signals => self.signal_call(call, thread, ctx, code),
             Family::Children => self.child_call(sysno, call, thread, ctx, code),
-            Family::Lifetime => self.lifetime_call(sysno, call, thread, code),
+            Family::Lifetime => self.lifetime_call(sysno, call, thread, ctx, code),
             Family::Modes => self.mode_call(sysno, call, thread, ctx, code).into(),
             Family::Limits => self.limit_call(sysno, call, thread).into(),
             Family::Descriptors => self.descriptor_call(sysno, call, thread),

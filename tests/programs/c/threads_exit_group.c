@@ -45,6 +45,7 @@ static void *creates(void *argument) {
         if (pthread_create(&thread, NULL, nothing, NULL) == 0)
             pthread_join(thread, NULL);
     }
+    return NULL;
 }
 static void *ends_all(void *argument) {
     (void)argument;

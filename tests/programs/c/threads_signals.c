@@ -64,6 +64,8 @@ static void storm(void) {
     }
 }
 
+static sem_t asleep;
+
 static void *waits(void *argument) {
     sigset_t *set = argument;
     long sum = 0;
@@ -71,6 +73,7 @@ static void *waits(void *argument) {
         int signo;
         sigwait(set, &signo);
         sum = sum * 100 + signo;
+        sem_post(&asleep);
     }
     return (void *)sum;
 }
@@ -82,11 +85,13 @@ static void process_directed(void) {
     sigaddset(&set, SIGUSR2);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     pthread_t thread;
+    sem_init(&asleep, 0, 0);
     pthread_create(&thread, NULL, waits, &set);
     const int sent[] = {SIGUSR1, SIGUSR2, SIGUSR1};
     for (int i = 0; i < 3; i++) {
         kill(getpid(), sent[i]);
-        usleep(20000);
+        while (sem_wait(&asleep) != 0) {
+        }
     }
     void *result;
     pthread_join(thread, &result);
@@ -94,7 +99,6 @@ static void process_directed(void) {
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
-static sem_t asleep;
 static void nothing(int signo) { (void)signo; }
 static void *sleeper(void *argument) {
     int *ends = argument;
