@@ -44,7 +44,11 @@ fn is_refused(outcome: &Outcome, status: i32, word: &str) {
 #[test]
 fn files_that_are_no_images_are_refused() {
     is_refused(&boot(b"", &[]), 126, "empty");
-    is_refused(&boot(b"#!/bin/sh\nexit\n", &[]), 126, "less than one sector");
+    is_refused(
+        &boot(b"#!/bin/sh\nexit\n", &[]),
+        126,
+        "less than one sector",
+    );
     is_refused(&boot(&[0x1f, 0x8b, 8, 0, 0], &[]), 126, "gzip");
     let own = fs::read("/proc/self/exe").expect("this program");
     is_refused(&boot(&own, &[]), 126, "without a multiboot header");
@@ -73,7 +77,11 @@ fn images_larger_than_memory_are_refused() {
 
 #[test]
 fn boot_sectors_take_no_command_line() {
-    is_refused(&boot(&sector(&[0xf4]), &["--cmdline", "x"]), 126, "command line");
+    is_refused(
+        &boot(&sector(&[0xf4]), &["--cmdline", "x"]),
+        126,
+        "command line",
+    );
 }
 
 #[test]
@@ -85,7 +93,10 @@ fn a_triple_fault_is_reported_with_the_state() {
     let outcome = boot(&bytes, &[]);
     assert_eq!(outcome.end, End::Exit(128), "{outcome:?}");
     let said = String::from_utf8_lossy(&outcome.stderr).into_owned();
-    assert!(said.contains("triple fault") && said.contains("rip 0000000000007c05"), "{said}");
+    assert!(
+        said.contains("triple fault") && said.contains("rip 0000000000007c05"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -104,7 +115,10 @@ fn a_guest_that_never_halts_ends_with_the_timeout() {
 #[test]
 fn a_guest_that_halts_for_good_has_ended() {
     assert_eq!(boot(&sector(&[0xfa, 0xf4]), &[]).end, End::Exit(0));
-    assert_eq!(boot(&sector(&[0xfb, 0xf4, 0xeb, 0xfd]), &[]).end, End::Exit(0));
+    assert_eq!(
+        boot(&sector(&[0xfb, 0xf4, 0xeb, 0xfd]), &[]).end,
+        End::Exit(0)
+    );
 }
 
 #[test]

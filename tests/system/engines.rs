@@ -80,9 +80,17 @@ fn what_kvm_cannot_execute_the_software_engine_does() {
 #[test]
 fn every_exception_and_privilege_rule_holds_in_software() {
     let image = image("checks");
-    let outcome = vm(&["run", "--engine", "software", image.to_str().expect("UTF-8")]);
+    let outcome = vm(&[
+        "run",
+        "--engine",
+        "software",
+        image.to_str().expect("UTF-8"),
+    ]);
     assert_eq!(outcome.end, End::Exit(0), "{outcome:?}");
-    assert!(text(&outcome.stdout).ends_with(" passed, 0x0 failed\n"), "{outcome:?}");
+    assert!(
+        text(&outcome.stdout).ends_with(" passed, 0x0 failed\n"),
+        "{outcome:?}"
+    );
 }
 
 #[test]
@@ -101,7 +109,10 @@ fn a_guest_moves_between_the_engines_at_any_boundary() {
     }
     for name in ["boot_sector", "kernel_integer", "bench_integer"] {
         let guest = Guest::named(name);
-        for (first, at) in [("software", "7,1,300,20,9000,3,50000"), ("kvm", "1,40,3,4000,9")] {
+        for (first, at) in [
+            ("software", "7,1,300,20,9000,3,50000"),
+            ("kvm", "1,40,3,4000,9"),
+        ] {
             guest.is_right(&guest.run(&["--engine", first, "--switch-at", at]));
         }
     }
@@ -129,9 +140,7 @@ fn both_engines_agree_at_every_device_access() {
 #[test]
 fn counted_time_makes_every_run_the_same() {
     let guest = Guest::named("kernel");
-    let runs = [0, 1].map(|_| {
-        guest.run(&["--clock", "counted", "--trace", "interrupts"])
-    });
+    let runs = [0, 1].map(|_| guest.run(&["--clock", "counted", "--trace", "interrupts"]));
     guest.is_right(&runs[0]);
     assert!(text(&runs[0].stderr).lines().count() >= 6);
     assert_eq!(runs[0].stderr, runs[1].stderr);

@@ -107,7 +107,10 @@ fn linux_boots_to_a_shell_in_software_and_powers_off() {
     ram_disk(disk.path(), &[]);
     let mut command = temper();
     command.args(["vm", "run", "--engine", "software", "--cmdline", CMDLINE]);
-    command.arg("--initrd").arg(disk.path()).arg(folder.join("vmlinuz"));
+    command
+        .arg("--initrd")
+        .arg(disk.path())
+        .arg(folder.join("vmlinuz"));
     let mut console = Console::new(command);
     console.expect("init: Linux 6.");
     console.expect("# ");
@@ -164,7 +167,11 @@ fn everything_runs_on_a_complete_kvm() {
     let mut list = String::new();
     for guest in GUESTS {
         place(&image(guest.name), guest.name);
-        list.push_str(&format!("{}:{}\n", guest.name, guest.cmdline.replace(' ', "+")));
+        list.push_str(&format!(
+            "{}:{}\n",
+            guest.name,
+            guest.cmdline.replace(' ', "+")
+        ));
     }
     place(&image("checks"), "checks");
     place(&folder.join("vmlinuz"), "vmlinuz");
@@ -187,7 +194,15 @@ fn everything_runs_on_a_complete_kvm() {
         ],
     );
     let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args(["-accel", "tcg", "-cpu", "max,-la57", "-m", "1536", "-nodefaults"]);
+    qemu.args([
+        "-accel",
+        "tcg",
+        "-cpu",
+        "max,-la57",
+        "-m",
+        "1536",
+        "-nodefaults",
+    ]);
     qemu.args(["-no-user-config", "-display", "none", "-serial", "stdio"]);
     qemu.args(["-monitor", "none", "-no-reboot", "-append"]);
     qemu.arg("console=ttyS0 panic=-1 quiet mitigations=off tsc=reliable");

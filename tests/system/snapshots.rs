@@ -8,7 +8,13 @@ use super::support::{End, Outcome};
 
 fn save(guest: &Guest, options: &[&str], file: &Path) -> Outcome {
     let image = image(guest.name);
-    let mut args = vec!["snapshot", "--memory", "8", "-o", file.to_str().expect("UTF-8")];
+    let mut args = vec![
+        "snapshot",
+        "--memory",
+        "8",
+        "-o",
+        file.to_str().expect("UTF-8"),
+    ];
     args.extend(options);
     args.push(image.to_str().expect("UTF-8"));
     vm(&args)

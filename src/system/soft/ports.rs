@@ -43,10 +43,7 @@ impl Vcpu {
         self.check_port(port, width)?;
         let mut data = [0; 8];
         let bytes = width.bytes() as usize;
-        self.mmu
-            .physical
-            .bus()
-            .port_read(port, &mut data[..bytes]);
+        self.mmu.physical.bus().port_read(port, &mut data[..bytes]);
         Ok(u64::from_le_bytes(data))
     }
 

@@ -151,7 +151,10 @@ fn xsave_writes_what_the_guests_xcr0_allows() {
     assert_eq!(guest.word(0x30_0000 + 512) & !3, 0, "x87 and SSE at most");
     assert_eq!(guest.word(0x30_0000 + 576), 0xaaaa_aaaa_aaaa_aaaa);
     assert_eq!(guest.state.gpr[3], 0x1234);
-    assert_eq!(guest.state.gpr[0], 0xffff_ffff, "the mask is the guest's own");
+    assert_eq!(
+        guest.state.gpr[0], 0xffff_ffff,
+        "the mask is the guest's own"
+    );
 }
 
 #[test]

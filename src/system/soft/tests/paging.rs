@@ -62,8 +62,14 @@ fn error_codes_tell_absence_writing_and_ring_apart() {
     assert_eq!(fault(with_pages(Guest::long(), &[0]), false), 0);
     assert_eq!(fault(with_pages(Guest::long(), &[0]), true), 2);
     assert_eq!(fault(with_pages(Guest::user(), &[0]), false), 4);
-    assert_eq!(fault(with_pages(Guest::user(), &[0x30_0000 | P | RW]), false), 5);
-    assert_eq!(fault(with_pages(Guest::user(), &[0x30_0000 | P | US]), true), 7);
+    assert_eq!(
+        fault(with_pages(Guest::user(), &[0x30_0000 | P | RW]), false),
+        5
+    );
+    assert_eq!(
+        fault(with_pages(Guest::user(), &[0x30_0000 | P | US]), true),
+        7
+    );
     assert_eq!(fault(with_pages(Guest::long(), &[0x30_0000 | P]), true), 3);
     let reserved = 1 << 45 | 0x30_0000 | P | RW;
     assert_eq!(fault(with_pages(Guest::long(), &[reserved]), false), 9);
@@ -101,7 +107,7 @@ fn smap_keeps_the_supervisor_from_user_pages_unless_ac_is_set() {
     });
     let (vector, frame) = guest.run_to_handler();
     assert_eq!((vector, frame[0]), (14, 1));
-    assert_eq!(frame[1], CODE + 3 + 8 + 3);
+    assert_eq!(frame[1], CODE + 3 + 10 + 3);
 }
 
 #[test]
@@ -210,5 +216,8 @@ fn what_is_no_memory_is_a_devices() {
     assert_eq!(guest.run(), VcpuExit::HaltedForever);
     assert_eq!(guest.state.gpr[0] as u32, 0xfee0_0020u32.wrapping_mul(3));
     let byte = 0xfee0_0021u64.wrapping_mul(3) & 0xff | 1;
-    assert_eq!(guest.devices.mmio, [(0xfee0_0020, 0x55), (0xfee0_0021, byte)]);
+    assert_eq!(
+        guest.devices.mmio,
+        [(0xfee0_0020, 0x55), (0xfee0_0021, byte)]
+    );
 }
