@@ -221,6 +221,11 @@ fn is_system(instruction: &Instruction) -> bool {
             | Mnemonic::Maskmovq
             | Mnemonic::Maskmovdqu
             | Mnemonic::Vmaskmovdqu
+            // Masked-out elements must not be touched.
+            | Mnemonic::Vmaskmovps
+            | Mnemonic::Vmaskmovpd
+            | Mnemonic::Vpmaskmovd
+            | Mnemonic::Vpmaskmovq
             | Mnemonic::Umonitor
             | Mnemonic::Umwait
             | Mnemonic::Tpause

@@ -138,13 +138,13 @@ fn bounce<M: GuestMemory>(
     // An operand that must be aligned faults in the buffer just as it would in place.
     let start = (at.0 & 63) as usize;
     let window = start..start + bytes;
-    // A written operand is read first too: masked stores leave bytes alone.
-    if let Err(trap) = m.memory.read_bytes(at, &mut buffer.0[window.clone()]) {
-        return Err(m.stop(bounced(op, trap)));
-    }
     if access != Access::Read
         && let Err(trap) = m.memory.probe_write(at, bytes)
     {
+        return Err(m.stop(bounced(op, trap)));
+    }
+    // A written operand is read first too: masked stores leave bytes alone.
+    if let Err(trap) = m.memory.read_bytes(at, &mut buffer.0[window.clone()]) {
         return Err(m.stop(bounced(op, trap)));
     }
     run(op, m, buffer.0[window.clone()].as_mut_ptr())?;

@@ -116,7 +116,7 @@ struct Recent {
 }
 
 /// More blocks than this are forgotten all at once: what is still needed comes back.
-const MOST: usize = 1 << 18;
+const MOST: usize = 1 << 17;
 
 pub struct Blocks {
     slots: Vec<Option<Box<KnownBlock>>>,

@@ -230,6 +230,10 @@ impl Vcpu {
             Mnemonic::Maskmovq | Mnemonic::Maskmovdqu | Mnemonic::Vmaskmovdqu => {
                 self.masked_store(instruction)?;
             }
+            Mnemonic::Vmaskmovps
+            | Mnemonic::Vmaskmovpd
+            | Mnemonic::Vpmaskmovd
+            | Mnemonic::Vpmaskmovq => self.masked_move(instruction)?,
             _ if instruction.is_vsib() => self.gather(instruction)?,
             Mnemonic::Rdpmc => {
                 // No performance counter exists.

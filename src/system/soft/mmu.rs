@@ -227,10 +227,14 @@ impl Mmu {
         let kind = segment.kind();
         if self.is_protected() {
             let code = kind & 8 != 0;
-            if segment.unusable
-                || write && (code || kind & 2 == 0)
-                || !write && code && kind & 2 == 0
-            {
+            // Bit 1: data may be written, code may be read.
+            let marked = kind & 2 != 0;
+            let allowed = if write {
+                !code && marked
+            } else {
+                !code || marked
+            };
+            if segment.unusable || !allowed {
                 return refuse();
             }
             // Expand-down data: the limit is the last offset that is not valid.
@@ -554,14 +558,14 @@ impl Mmu {
         let page = linear & !(PAGE_SIZE - 1);
         let user = self.cpl == 3;
         if let Some(physical) = self.fetched[usize::from(user)].get(page) {
-            return Ok(physical | linear % PAGE_SIZE);
+            return Ok(physical | (linear % PAGE_SIZE));
         }
         let by = Privilege { user, open: false };
         let walked = self
             .walk(linear, Wanted::Fetch, by)
             .map_err(|code| self.page_fault(linear, code))?;
         self.fetched[usize::from(user)].insert(page, walked.physical);
-        Ok(walked.physical | linear % PAGE_SIZE)
+        Ok(walked.physical | (linear % PAGE_SIZE))
     }
 
     /// The page at `physical` holds code from now on.

@@ -153,16 +153,17 @@ impl Vcpu {
             self.follow_mode();
             return Ok(exit);
         }
-        if self.cpu.rflags & flags::IF != 0 && self.mmu.physical.bus().interrupt_pending() {
-            if let Some(vector) = self.mmu.physical.bus().acknowledge_interrupt() {
-                let event = event(vector);
-                self.stats.interrupts += 1;
-                let exit = self.enter_handler(event)?;
-                self.follow_mode();
-                // Another may await behind it.
-                self.look();
-                return Ok(exit);
-            }
+        if self.cpu.rflags & flags::IF != 0
+            && self.mmu.physical.bus().interrupt_pending()
+            && let Some(vector) = self.mmu.physical.bus().acknowledge_interrupt()
+        {
+            let event = event(vector);
+            self.stats.interrupts += 1;
+            let exit = self.enter_handler(event)?;
+            self.follow_mode();
+            // Another may await behind it.
+            self.look();
+            return Ok(exit);
         }
         if self.halted {
             let exit = if self.cpu.rflags & flags::IF != 0 {
@@ -452,6 +453,8 @@ impl Vcpu {
         self.mmu.hits = 0;
         if let Some(hits) = self.breakpoint_here().filter(|_| !resuming) {
             self.mmu.sys.dr6 |= hits;
+            // Returning to it doesn't hit it again.
+            self.cpu.rflags |= rflags::RF;
             let exit = self.raise(Exception::plain(vector::DEBUG))?;
             self.follow_mode();
             return Ok(exit);

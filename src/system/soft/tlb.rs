@@ -71,6 +71,8 @@ pub struct Tlb {
     /// Where the current set starts.
     current: usize,
     origins: Box<[Origin; SETS * ENTRIES]>,
+    /// A bit for each set that isn't empty: flushing looks at no other.
+    used: u8,
 }
 
 fn slot(page: u64) -> usize {
@@ -87,6 +89,7 @@ impl Tlb {
             entries: Box::new([EMPTY; SETS * ENTRIES]),
             current: 0,
             origins: Box::new([NO_ORIGIN; SETS * ENTRIES]),
+            used: 0,
         }
     }
 
@@ -121,7 +124,9 @@ impl Tlb {
     }
 
     pub fn insert(&mut self, set: Set, segmented: bool, mapping: Mapping) {
-        let at = first(set, segmented) + slot(mapping.page);
+        let start = first(set, segmented);
+        self.used |= 1 << (start / ENTRIES);
+        let at = start + slot(mapping.page);
         self.entries[at] = Entry {
             read: mapping.page,
             write: if mapping.write { mapping.page } else { NONE },
@@ -135,12 +140,36 @@ impl Tlb {
     }
 
     pub fn flush(&mut self) {
-        self.entries.fill(EMPTY);
+        self.empty(0..SETS);
+    }
+
+    /// Empties the sets of these numbers that aren't empty already.
+    fn empty(&mut self, sets: std::ops::Range<usize>) {
+        for set in sets {
+            if self.used & 1 << set != 0 {
+                self.used &= !(1 << set);
+                self.entries[set * ENTRIES..][..ENTRIES].fill(EMPTY);
+            }
+        }
+    }
+
+    /// The entries of sets that aren't empty, with their origins.
+    fn filled(&mut self, sets: usize) -> impl Iterator<Item = (&mut Entry, &Origin)> {
+        let used = self.used;
+        let pairs = self
+            .entries
+            .chunks_mut(ENTRIES)
+            .zip(self.origins.chunks(ENTRIES));
+        pairs
+            .take(sets)
+            .enumerate()
+            .filter(move |(set, _)| used & 1 << set != 0)
+            .flat_map(|(_, (entries, origins))| entries.iter_mut().zip(origins))
     }
 
     /// A load of CR3 spares global pages.
     pub fn flush_but_global(&mut self) {
-        for (entry, origin) in self.entries.iter_mut().zip(self.origins.iter()) {
+        for (entry, origin) in self.filled(SETS) {
             if !origin.global {
                 *entry = EMPTY;
             }
@@ -149,14 +178,13 @@ impl Tlb {
 
     /// Forgets what segments contributed: their bases or limits changed.
     pub fn flush_segmented(&mut self) {
-        self.entries[4 * ENTRIES..].fill(EMPTY);
+        self.empty(SETS / 2..SETS);
     }
 
     /// INVLPG: all of the guest's page that holds `linear`, whatever its size. Entries by
     /// segment offset can't be told by linear address, so they all go.
     pub fn flush_page(&mut self, linear: u64) {
-        let (entries, _) = self.entries.split_at_mut(4 * ENTRIES);
-        for (entry, origin) in entries.iter_mut().zip(self.origins.iter()) {
+        for (entry, origin) in self.filled(SETS / 2) {
             if (entry.read ^ linear) & !origin.within == 0 {
                 *entry = EMPTY;
             }
@@ -166,7 +194,7 @@ impl Tlb {
 
     /// The physical page holds code from now on: writes to it must be seen.
     pub fn forbid_writes(&mut self, physical: u64) {
-        for entry in self.entries.iter_mut() {
+        for (entry, _) in self.filled(SETS) {
             if entry.physical == physical {
                 entry.write = NONE;
             }

@@ -545,10 +545,10 @@ impl Vcpu {
         let settable = flags::USER | flags::IF | rflags::IOPL | rflags::VIF | rflags::VIP;
         self.cpu.rflags = self.cpu.get(Gpr::R11) & settable | flags::FIXED;
         if to_64_bit {
-            self.set_flat_segments(base + 16 | 3, 0xa09b, base + 8 | 3, 3);
+            self.set_flat_segments((base + 16) | 3, 0xa09b, (base + 8) | 3, 3);
             self.cpu.rip = target;
         } else {
-            self.set_flat_segments(base | 3, 0xc09b, base + 8 | 3, 3);
+            self.set_flat_segments(base | 3, 0xc09b, (base + 8) | 3, 3);
             self.cpu.rip = target & 0xffff_ffff;
         }
         Ok(())
@@ -580,11 +580,11 @@ impl Vcpu {
             if !is_canonical(rip) || !is_canonical(rsp) {
                 return Err(general_protection(0));
             }
-            self.set_flat_segments(cs + 32 | 3, 0xa09b, cs + 40 | 3, 3);
+            self.set_flat_segments((cs + 32) | 3, 0xa09b, (cs + 40) | 3, 3);
             self.cpu.rip = rip;
             self.cpu.set(Gpr::Rsp, rsp);
         } else {
-            self.set_flat_segments(cs + 16 | 3, 0xc09b, cs + 24 | 3, 3);
+            self.set_flat_segments((cs + 16) | 3, 0xc09b, (cs + 24) | 3, 3);
             self.cpu.rip = rip & 0xffff_ffff;
             self.cpu.set(Gpr::Rsp, rsp & 0xffff_ffff);
         }

@@ -300,6 +300,43 @@ impl Vcpu {
         Ok(())
     }
 
+    /// VMASKMOV and VPMASKMOV: elements whose mask has its sign bit set are loaded or stored,
+    /// and memory of the others isn't touched.
+    pub(super) fn masked_move(&mut self, instruction: &Instruction) -> Outcome {
+        let bytes = match instruction.mnemonic() {
+            Mnemonic::Vmaskmovpd | Mnemonic::Vpmaskmovq => 8,
+            _ => 4,
+        };
+        let width = super::operands::width_of(bytes);
+        let loads = instruction.op0_kind() == OpKind::Register;
+        let mask = instruction.op1_register();
+        self.vector.materialize();
+        let masks = self.vector.register(mask.number());
+        let wanted = |at: &usize| masks[at + bytes - 1] & 0x80 != 0;
+        let elements: Vec<usize> = (0..mask.size()).step_by(bytes).filter(wanted).collect();
+        if loads {
+            let mut values = [0; 64];
+            for at in elements {
+                let place = self.address(instruction, at as u64);
+                let value = self.load(place, width)?.to_le_bytes();
+                values[at..at + bytes].copy_from_slice(&value[..bytes]);
+            }
+            let to = instruction.op0_register().number();
+            self.vector.set_register(to, &values);
+            return Ok(());
+        }
+        let values = self.vector.register(instruction.op2_register().number());
+        for &at in &elements {
+            let place = self.address(instruction, at as u64);
+            self.mmu.probe_write(place, bytes)?;
+        }
+        for at in elements {
+            let place = self.address(instruction, at as u64);
+            self.mmu.write_bytes(place, &values[at..at + bytes])?;
+        }
+        Ok(())
+    }
+
     /// MASKMOVQ and MASKMOVDQU: bytes with their mask's sign bit set go to DS:RDI.
     pub(super) fn masked_store(&mut self, instruction: &Instruction) -> Outcome {
         if instruction.mnemonic() == Mnemonic::Maskmovq {

@@ -240,7 +240,7 @@ fn breakpoint_registers_hit_code_before_and_data_behind() {
     });
     let (vector, frame) = guest.run_to_handler();
     assert_eq!(vector, 1);
-    assert_eq!(frame[0], CODE + 16);
+    assert_eq!(frame[0], CODE + 20);
     assert_eq!(guest.state.dr6 & 15, 1);
 }
 

@@ -159,6 +159,8 @@ impl Guest {
         // RSP0, and the first of the interrupt stack table.
         guest.bytes(TSS + 4, &(STACK + 0x8000).to_le_bytes());
         guest.bytes(TSS + 0x24, &(STACK + 0x9000).to_le_bytes());
+        // The bitmap of ports lies beyond the limit: none is open.
+        guest.bytes(TSS + 0x66, &0x68u16.to_le_bytes());
         let state = &mut guest.state;
         state.cr0 = cr0::PE | cr0::PG | cr0::WP | cr0::NE | cr0::ET | cr0::AM | cr0::MP;
         state.cr3 = PML4;

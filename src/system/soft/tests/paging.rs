@@ -107,7 +107,7 @@ fn smap_keeps_the_supervisor_from_user_pages_unless_ac_is_set() {
     });
     let (vector, frame) = guest.run_to_handler();
     assert_eq!((vector, frame[0]), (14, 1));
-    assert_eq!(frame[1], CODE + 3 + 8 + 3);
+    assert_eq!(frame[1], CODE + 3 + 10 + 3);
 }
 
 #[test]

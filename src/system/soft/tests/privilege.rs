@@ -10,7 +10,7 @@ type Build = fn(&mut CodeAssembler) -> Result<(), IcedError>;
 /// The vector that `build` raises in ring 3, and that its frame says so of its own address.
 fn raises(build: Build) -> u64 {
     let mut guest = Guest::user();
-    guest.code(64, |a| build(a));
+    guest.code(64, build);
     let (vector, frame) = guest.run_to_handler();
     let at = if matches!(vector, 8 | 10..=14 | 17) {
         1
@@ -101,7 +101,7 @@ fn the_task_states_bitmap_opens_single_ports() {
     });
     let (vector, frame) = guest.run_to_handler();
     assert_eq!((vector, frame[0]), (13, 0));
-    assert_eq!(frame[1], CODE + 6);
+    assert_eq!(frame[1], CODE + 7);
     assert_eq!(guest.state.gpr[3] & 0xff, 0x61);
 }
 

@@ -19,7 +19,7 @@ fn a_segments_base_is_added_and_its_limit_holds() {
     });
     let (vector, frame) = guest.run_to_handler32();
     assert_eq!((vector, frame[0]), (13, 0));
-    assert_eq!(u64::from(frame[1]), CODE + 5 + 2 + 6 + 6);
+    assert_eq!(u64::from(frame[1]), CODE + 5 + 3 + 6 + 6);
     assert_eq!(guest.word(0x30_00fc) as u32, 0x1234);
 }
 
