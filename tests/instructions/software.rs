@@ -286,15 +286,7 @@ impl Executor for SoftwareEngine {
         outcome.state.cpu.rflags = state.rflags & !(1 << 16);
         outcome.state.cpu.fs_base = state.segment(SegmentRegister::Fs).base;
         outcome.state.cpu.gs_base = state.segment(SegmentRegister::Gs).base;
-<<<<<<< HEAD
-        take_image(
-            &state.xsave,
-            &before.vector.area,
-            &mut outcome.state.vector.area,
-        );
-=======
         take_image(&state.xsave, &mut outcome.state.vector.area);
->>>>>>> soft
         let memory: &mut Memory = &mut outcome.memory;
         self.ram
             .read_slice(&mut memory[..], GuestAddress(PAGES + PAGE))
