@@ -17,6 +17,8 @@ pub enum Stop {
     Timeout,
     /// To be saved.
     Snapshot,
+    /// The debugger has something to say.
+    Debugger,
 }
 
 #[derive(Default)]
@@ -77,6 +79,14 @@ impl Control {
         if let Some(kicker) = shared.kicker.clone() {
             drop(shared);
             kicker.kick();
+        }
+    }
+
+    /// Takes a request to stop back, if nothing else was asked for since.
+    pub(super) fn forget(&self, why: Stop) {
+        let mut shared = self.lock();
+        if shared.stop == Some(why) {
+            shared.stop = None;
         }
     }
 

@@ -65,4 +65,19 @@ impl Engine {
             Engine::Software(vcpu) => vcpu.as_mut(),
         }
     }
+
+    /// Stops with `Debug` after each instruction, or before those at `breakpoints`, which
+    /// are linear addresses.
+    ///
+    /// # Errors
+    /// The engine can't.
+    pub fn set_debug(&mut self, step: bool, breakpoints: &[u64]) -> Result<(), VcpuError> {
+        match self {
+            Engine::Kvm(vcpu) => vcpu.set_debug(step, breakpoints),
+            Engine::Software(vcpu) => {
+                vcpu.set_debug(step, breakpoints);
+                Ok(())
+            }
+        }
+    }
 }

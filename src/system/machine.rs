@@ -6,12 +6,11 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use super::board::{Board, BoardSnapshot, Counts, Trace};
+use super::board::{Backends, Board, BoardSnapshot, Counts, Trace};
 use super::boot::{self, BootError, Image, map};
 use super::clock::TimeBase;
 use super::control::{Control, Stop};
 use super::devices::Ending;
-use super::devices::serial::Output;
 use super::engine::{Engine, EngineKind};
 use super::memory::GuestRam;
 use super::soft;
@@ -113,6 +112,8 @@ pub struct Machine {
     /// The software engine while KVM runs the CPU, for instructions that KVM can't execute.
     helper: Option<Box<soft::Vcpu>>,
     control: Arc<Control>,
+    /// A debugger wants to see every instruction.
+    stepping: bool,
     stats: MachineStats,
 }
 
@@ -127,15 +128,16 @@ impl Machine {
     pub fn boot(
         settings: Settings,
         image: &Image,
-        output: Output,
+        backends: Backends,
     ) -> Result<Machine, MachineError> {
         let ram = map::new_ram(settings.memory).map_err(MachineError::Memory)?;
-        let state = boot::load(&ram, image)?;
+        let state = boot::load(&ram, image, backends.disk.is_some())?;
+        let ram = Arc::new(ram);
         let board = Board::new(
-            settings.memory,
+            Arc::clone(&ram),
             settings.epoch,
             settings.time,
-            output,
+            backends,
             settings.trace,
         );
         Machine::assemble(settings, ram, board, &state)
@@ -150,20 +152,26 @@ impl Machine {
         ram: GuestRam,
         board: &BoardSnapshot,
         state: &VcpuState,
-        output: Output,
+        backends: Backends,
     ) -> Result<Machine, MachineError> {
-        let board = Board::restore(board, settings.time, output, settings.trace)
-            .map_err(MachineError::Board)?;
+        let ram = Arc::new(ram);
+        let board = Board::restore(
+            board,
+            Arc::clone(&ram),
+            settings.time,
+            backends,
+            settings.trace,
+        );
+        let board = board.map_err(MachineError::Board)?;
         Machine::assemble(settings, ram, board, state)
     }
 
     fn assemble(
         settings: Settings,
-        ram: GuestRam,
+        ram: Arc<GuestRam>,
         board: Board,
         state: &VcpuState,
     ) -> Result<Machine, MachineError> {
-        let ram = Arc::new(ram);
         let failed = |error| MachineError::Engine(settings.engine, error);
         let engine = Engine::new(settings.engine, &ram).map_err(failed)?;
         let mut machine = Machine {
@@ -172,6 +180,7 @@ impl Machine {
             engine,
             helper: None,
             control: Control::new(),
+            stepping: false,
             stats: MachineStats::default(),
         };
         machine.set_state(state)?;
@@ -183,7 +192,11 @@ impl Machine {
     fn wire(&mut self) {
         let kicker = self.engine.vcpu().kicker();
         self.board.set_kicker(Arc::clone(&kicker));
-        self.control.set_kicker(Some(kicker));
+        // Where time is counted, calls from outside must not cut it at random places; they
+        // are heard after each step.
+        let steps =
+            self.engine() == EngineKind::Software && self.board.clock().base() != TimeBase::Host;
+        self.control.set_kicker((!steps).then_some(kicker));
     }
 
     pub fn control(&self) -> Arc<Control> {
@@ -259,6 +272,18 @@ impl Machine {
         Ok(())
     }
 
+    /// Stops with [`Pause::Debug`] after each instruction, or before those at `breakpoints`.
+    ///
+    /// # Errors
+    /// The engine can't.
+    pub fn set_debug(&mut self, step: bool, breakpoints: &[u64]) -> Result<(), MachineError> {
+        let kind = self.engine.kind();
+        let result = self.engine.set_debug(step, breakpoints);
+        result.map_err(|error| MachineError::Engine(kind, error))?;
+        self.stepping = step;
+        Ok(())
+    }
+
     /// Runs until the guest ends, somebody stops it, or `until` is reached.
     ///
     /// # Errors
@@ -293,13 +318,16 @@ impl Machine {
 
     /// Runs the CPU until it comes back once.
     fn run_engine(&mut self, left: &mut Option<u64>) -> Result<Option<Pause>, MachineError> {
-        let deadline = self.board.next_deadline();
+        let deadline = self.board.arm();
         let alarm = deadline.and_then(|at| self.board.clock().host_time_of(at));
         self.control.set_alarm(alarm);
         let before = self.instructions();
         if let Engine::Software(vcpu) = &mut self.engine {
             let step = match self.board.clock().base() {
-                TimeBase::Host | TimeBase::Accesses => None,
+                TimeBase::Host => None,
+                // Another engine runs beside this one, and stops and takes interrupts at the
+                // instruction of the access: blocks end too late for that.
+                TimeBase::Accesses => Some(1),
                 TimeBase::Instructions => {
                     let now = self.board.clock().now();
                     vcpu.set_clock(now);
@@ -372,8 +400,11 @@ impl Machine {
         self.stats.lent_instructions += 1;
         self.set_state(&after)?;
         match exit {
-            VcpuExit::LimitReached | VcpuExit::Interrupted | VcpuExit::Debug => Ok(None),
-            VcpuExit::Halted | VcpuExit::HaltedForever => Ok(None),
+            VcpuExit::LimitReached
+            | VcpuExit::Interrupted
+            | VcpuExit::Debug
+            | VcpuExit::Halted
+            | VcpuExit::HaltedForever => Ok(self.stepping.then_some(Pause::Debug)),
             VcpuExit::Shutdown => Ok(Some(Pause::Ended(Ending::TripleFault))),
             VcpuExit::EmulationFailure { bytes, len } => Err(MachineError::Instruction {
                 rip: after.rip,

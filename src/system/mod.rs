@@ -9,6 +9,7 @@ pub mod board;
 pub mod boot;
 pub mod clock;
 pub mod control;
+pub mod debugger;
 pub mod devices;
 pub mod engine;
 pub mod kvm;

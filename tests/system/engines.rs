@@ -69,11 +69,12 @@ fn benchmarks_run_on_kvm() {
 fn what_kvm_cannot_execute_the_software_engine_does() {
     // Vector instructions in ring 0: a KVM that emulates ring 0 hands them back.
     if kvm_can(Needs::Anything) {
-        let guest = Guest::named("bench");
-        let outcome = guest.run(&["--engine", "kvm", "--cmdline", "1"]);
+        let image = image("vector");
+        let run = |engine| vm(&["run", "--engine", engine, image.to_str().expect("UTF-8")]);
+        let outcome = run("kvm");
         assert_eq!(outcome.end, End::Exit(0), "{outcome:?}");
-        let alone = guest.run(&["--engine", "software", "--cmdline", "1"]);
-        assert_eq!(outcome.stdout, alone.stdout);
+        assert_eq!(text(&outcome.stdout), "sum 0x960\n");
+        assert_eq!(outcome.stdout, run("software").stdout);
     }
 }
 

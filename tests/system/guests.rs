@@ -97,9 +97,9 @@ pub const GUESTS: &[Guest] = &[
     },
     Guest {
         name: "protected",
-        cmdline: "a b",
+        cmdline: "hello",
         needs: Needs::Paged32,
-        says: "magic 0x2badb002\ncommand line: a b\npaging is on\n\
+        says: "magic 0x2badb002\ncommand line: hello\npaging is on\n\
                faults 0x10, sum 0x3e000\ncalls 0xc\nthe timer ticks\n",
     },
     Guest {

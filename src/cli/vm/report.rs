@@ -35,7 +35,9 @@ pub fn conclude(machine: &mut Machine, pause: Pause) -> Result<i32, Failure> {
             STATUS_TIMEOUT
         }
         Pause::Stopped(Stop::Signal(number)) => 128 + number,
-        Pause::Stopped(Stop::Quit | Stop::Snapshot) | Pause::Reached | Pause::Debug => 0,
+        Pause::Stopped(Stop::Quit | Stop::Snapshot | Stop::Debugger)
+        | Pause::Reached
+        | Pause::Debug => 0,
     })
 }
 

@@ -1,14 +1,16 @@
 //! `temper vm run`.
 
 use std::io;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
 
-use super::options::{EngineArgs, ImageArgs, machine_failure};
+use super::options::{DiskArgs, EngineArgs, ImageArgs, machine_failure};
 use super::report;
 use crate::cli::failure::Failure;
+use crate::system::debugger::{self, DebuggerError};
 use crate::system::engine::EngineKind;
 use crate::system::machine::{Machine, Pause, Until};
 use crate::system::terminal::Terminal;
@@ -21,6 +23,9 @@ pub struct RunArgs {
 
     #[command(flatten)]
     pub switch: SwitchArgs,
+
+    #[command(flatten)]
+    pub disk: DiskArgs,
 
     #[command(flatten)]
     pub image: ImageArgs,
@@ -42,7 +47,7 @@ pub struct SwitchArgs {
 pub fn run(args: RunArgs) -> Result<i32, Failure> {
     let image = args.image.load()?;
     let settings = args.engine.settings(args.image.memory)?;
-    let machine = Machine::boot(settings, &image, Box::new(io::stdout()))
+    let machine = Machine::boot(settings, &image, args.disk.backends()?)
         .map_err(|error| machine_failure(&args.image.image, &error))?;
     drive(machine, &args.engine, &args.switch, &args.image.image)
 }
@@ -61,9 +66,13 @@ pub fn drive(
     let control = machine.control();
     let terminal = attach(&machine)?;
     engine.start_timeout(&control);
-    let result = run_with_switches(&mut machine, &switch.switch_at);
+    let result = match &engine.gdb {
+        Some(address) => debug(&mut machine, address),
+        None => run_with_switches(&mut machine, &switch.switch_at)
+            .map_err(|error| machine_failure(name, &error)),
+    };
     drop(terminal);
-    let pause = result.map_err(|error| machine_failure(name, &error))?;
+    let pause = result?;
     if engine.stats {
         let seconds = started.elapsed().as_secs_f64();
         eprintln!(
@@ -81,6 +90,23 @@ pub fn drive(
 pub fn attach(machine: &Machine) -> Result<Terminal, Failure> {
     Terminal::attach(&machine.control())
         .map_err(|error| Failure::own(format!("the terminal can't be used ({error})")))
+}
+
+/// Waits for a debugger and lets it run the machine.
+fn debug(machine: &mut Machine, address: &str) -> Result<Pause, Failure> {
+    let unusable = |error: io::Error| {
+        Failure::own(format!(
+            "{address}: gdb can't be waited for there ({error})"
+        ))
+    };
+    let listener = TcpListener::bind(address).map_err(unusable)?;
+    let at = listener.local_addr().map_err(unusable)?;
+    eprint!("temper: waiting for gdb; `target remote {at}` there starts the machine\r\n");
+    debugger::serve(machine, &listener).map_err(|error| match error {
+        DebuggerError::Io(error) => unusable(error),
+        DebuggerError::Machine(error) => Failure::own(error.to_string()),
+        DebuggerError::Protocol(what) => Failure::own(format!("gdb: {what}")),
+    })
 }
 
 fn run_with_switches(

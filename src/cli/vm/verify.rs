@@ -41,6 +41,7 @@ pub fn run(args: VerifyArgs) -> Result<i32, Failure> {
         timeout: None,
         clock: ClockChoice::Counted,
         trace: Vec::new(),
+        gdb: None,
         stats: false,
     };
     let settings = engine.settings(args.image.memory)?;

@@ -99,7 +99,7 @@ impl Cmos {
         if self.memory[usize::from(STATUS_B)] & BINARY != 0 {
             value
         } else {
-            value / 10 << 4 | value % 10
+            ((value / 10) << 4) | (value % 10)
         }
     }
 
@@ -108,7 +108,11 @@ impl Cmos {
             return self.number(hour);
         }
         let afternoon = if hour >= 12 { 0x80 } else { 0 };
-        let hour = if hour % 12 == 0 { 12 } else { hour % 12 };
+        let hour = if hour.is_multiple_of(12) {
+            12
+        } else {
+            hour % 12
+        };
         self.number(hour) | afternoon
     }
 }

@@ -211,7 +211,8 @@ impl Channel {
 
 fn to_decimal(value: u64) -> u16 {
     let value = value % 10_000;
-    (value % 10 | value / 10 % 10 << 4 | value / 100 % 10 << 8 | value / 1000 << 12) as u16
+    ((value % 10) | ((value / 10 % 10) << 4) | (value / 100 % 10) << 8 | (value / 1000) << 12)
+        as u16
 }
 
 fn from_decimal(count: u16) -> u32 {
@@ -225,16 +226,26 @@ pub struct Pit {
     channels: [Channel; 3],
     /// Bit 1 of port 0x61: the speaker is connected.
     speaker: bool,
-    /// When channel 0 next raises line 0.
-    next_interrupt: Option<Nanos>,
+    /// When channel 0's output next rises.
+    next_rise: Option<Nanos>,
+    /// Rises that nobody has seen yet.
+    owed: u32,
+    /// None of those is shown before.
+    next_owed: Nanos,
 }
+
+/// A guest that counts ticks must not lose those that came while the host didn't run it; it
+/// is given them one by one, up to so many.
+const MOST_OWED: u32 = 250;
 
 impl Default for Pit {
     fn default() -> Self {
         Pit {
             channels: [Channel::new(true), Channel::new(true), Channel::new(false)],
             speaker: false,
-            next_interrupt: None,
+            next_rise: None,
+            owed: 0,
+            next_owed: 0,
         }
     }
 }
@@ -242,23 +253,37 @@ impl Default for Pit {
 impl Pit {
     /// When [`Pit::take_interrupt`] will next say so.
     pub fn next_interrupt(&self) -> Option<Nanos> {
-        self.next_interrupt
+        let owed = (self.owed != 0).then_some(self.next_owed);
+        [owed, self.next_rise].into_iter().flatten().min()
     }
 
-    /// Whether channel 0 has risen since the last call. Rises that were missed are one.
+    /// Whether channel 0 has risen. Rises that were missed come after one another, four
+    /// times as fast as regular ones.
     pub fn take_interrupt(&mut self, now: Nanos) -> bool {
-        let due = self.next_interrupt.is_some_and(|at| at <= now);
-        if due {
-            self.next_interrupt = self.channels[0].next_rise(now);
+        let channel = &self.channels[0];
+        let period = channel.time_of(u64::from(channel.reload)) - channel.started;
+        if let Some(due) = self.next_rise.filter(|&due| due <= now) {
+            let missed = match channel.mode {
+                2 | 3 => (now - due) / period.max(1),
+                _ => 0,
+            };
+            let owed = u64::from(self.owed) + missed + 1;
+            self.owed = owed.min(u64::from(MOST_OWED)) as u32;
+            self.next_rise = channel.next_rise(now);
         }
-        due
+        let shown = self.owed != 0 && self.next_owed <= now;
+        if shown {
+            self.owed -= 1;
+            self.next_owed = now + period / 4;
+        }
+        shown
     }
 
     pub fn read(&mut self, port: u16, now: Nanos) -> u8 {
         match port {
             0x40..=0x42 => self.channels[usize::from(port - 0x40)].read(now),
             0x61 => {
-                let refresh = now / 15_085 & 1;
+                let refresh = (now / 15_085) & 1;
                 u8::from(self.channels[2].gate)
                     | u8::from(self.speaker) << 1
                     | (refresh as u8) << 4
@@ -288,7 +313,9 @@ impl Pit {
             }
         }
         if matches!(port, 0x40 | 0x43) {
-            self.next_interrupt = self.channels[0].next_rise(now);
+            self.next_rise = self.channels[0].next_rise(now);
+            self.owed = 0;
+            self.next_owed = now;
         }
     }
 
@@ -326,6 +353,21 @@ mod tests {
             rises += u32::from(pit.take_interrupt(now * MS));
         }
         assert_eq!(rises, 99);
+    }
+
+    #[test]
+    fn missed_interrupts_come_later_one_by_one() {
+        let mut pit = Pit::default();
+        pit.write(0x43, 0x34, 0);
+        pit.write(0x40, 0x9c, 0);
+        pit.write(0x40, 0x2e, 0);
+        assert!(pit.take_interrupt(35 * MS));
+        assert!(!pit.take_interrupt(36 * MS));
+        assert!(pit.take_interrupt(38 * MS));
+        assert_eq!(
+            (39..100).filter(|&at| pit.take_interrupt(at * MS)).count(),
+            7
+        );
     }
 
     #[test]
