@@ -23,7 +23,7 @@ struct Copies {
 /// A child that shares memory, as it finds itself on its new stack.
 struct Newborn<'a, E: GuestEnv> {
     world: &'a World<E>,
-    /// The world's lock is its parent's, who lends it.
+    /// The world's lock is its parent's again when it ends; otherwise it is its own now.
     lent: bool,
     thread: Box<GuestThread<E>>,
     /// Where its signal handler runs.
@@ -90,9 +90,9 @@ impl<E: GuestEnv> Held<'_, E> {
         // One that the child started would be killed at its end, with what it holds of this
         // memory.
         self.engine.code.profile.suspend_timed_saves();
-        if !lent {
-            self.world.lock.release();
-        }
+        // The lock is held until the child runs, and is then the child's: were it free, the child
+        // could get a copy of a descriptor that another thread has open just then, such as that
+        // of the profiles' lock.
         // SAFETY: the stack and the newborn live until the call returns here, which is when
         // the child has left this memory; until then this thread's thread-locals are the
         // child's, because this thread waits in the kernel.
@@ -104,7 +104,8 @@ impl<E: GuestEnv> Held<'_, E> {
                 (&raw mut newborn).cast(),
             )
         };
-        if !lent {
+        let was_born = result >= 0;
+        if !lent && was_born {
             self.world.lock.acquire();
         }
         let Shared { engine, env } = &mut **self;
@@ -137,7 +138,7 @@ unsafe extern "C" fn be_born<E: GuestEnv>(newborn: *mut u8) -> ! {
     // SAFETY: the lower part of this thread's own stack, kept free for this.
     assert!(unsafe { set_alternate_stack(base, signal_stack_bytes(), 0) });
     entry::prepare(&mut thread.ctx);
-    let mut held = if *lent { Held { world } } else { world.hold() };
+    let mut held = Held { world };
     let Shared { engine, env } = &mut *held;
     env.child_began(&mut thread.own, &mut thread.ctx, &mut engine.code);
     let outcome = held.run(thread);

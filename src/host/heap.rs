@@ -5,14 +5,15 @@
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::ptr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dlmalloc::{Allocator, Dlmalloc};
-use parking_lot::Mutex;
 
 /// Bytes taken from the kernel at a time, at least.
 const PIECE: usize = 256 << 10;
 
-/// The global allocator of the `temper` program.
+/// The global allocator of the `temper` program. Its lock must not allocate, which rules out
+/// parking_lot's.
 pub struct Heap {
     heap: Mutex<Dlmalloc<Mappings>>,
 }
@@ -31,27 +32,31 @@ impl Heap {
             heap: Mutex::new(heap),
         }
     }
+
+    fn lock(&self) -> MutexGuard<'_, Dlmalloc<Mappings>> {
+        self.heap.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 // SAFETY: dlmalloc keeps the allocator's promises; the lock makes it one caller at a time.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: any size and any power of two are legal.
-        unsafe { self.heap.lock().malloc(layout.size(), layout.align()) }
+        unsafe { self.lock().malloc(layout.size(), layout.align()) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         // SAFETY: the caller's obligation: `at` is of this heap, with this layout.
-        unsafe { self.heap.lock().free(at, layout.size(), layout.align()) }
+        unsafe { self.lock().free(at, layout.size(), layout.align()) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as in `alloc`.
-        unsafe { self.heap.lock().calloc(layout.size(), layout.align()) }
+        unsafe { self.lock().calloc(layout.size(), layout.align()) }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        let mut heap = self.heap.lock();
+        let mut heap = self.lock();
         // SAFETY: as in `dealloc`.
         unsafe { heap.realloc(at, layout.size(), layout.align(), size) }
     }
@@ -120,6 +125,29 @@ unsafe impl Allocator for Mappings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn threads_take_turns() {
+        let heap = Heap::new();
+        let layout = Layout::from_size_align(64, 8).expect("a legal layout");
+        std::thread::scope(|scope| {
+            for number in 0..4u8 {
+                let heap = &heap;
+                scope.spawn(move || {
+                    for _ in 0..5000 {
+                        // SAFETY: used within its size, freed once with its layout.
+                        unsafe {
+                            let at = heap.alloc(layout);
+                            at.write_bytes(number, 64);
+                            std::thread::yield_now();
+                            assert_eq!(*at.add(63), number);
+                            heap.dealloc(at, layout);
+                        }
+                    }
+                });
+            }
+        });
+    }
 
     #[test]
     fn blocks_of_all_sizes_are_kept_apart() {

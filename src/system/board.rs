@@ -2,8 +2,11 @@
 //! as its [`Bus`]. Keeps the devices' time, routes interrupt lines through the 8259s and the
 //! I/O APIC, and notes when the guest has ended the machine.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
+use super::boot::map;
 use super::clock::{Clock, TimeBase};
 use super::devices::cmos::Cmos;
 use super::devices::ioapic::{self, IoApic};
@@ -12,7 +15,10 @@ use super::devices::pic::PicPair;
 use super::devices::pit::Pit;
 use super::devices::power::{self, Power};
 use super::devices::serial::{Output, Serial, SerialSnapshot};
+use super::devices::virtio::block::Disk;
+use super::devices::virtio::{BlockDevice, Registers};
 use super::devices::{Ending, Nanos};
+use super::memory::GuestRam;
 use super::vcpu::{Bus, Kicker};
 
 const TIMER_LINE: u8 = 0;
@@ -23,6 +29,9 @@ const TIMER_PIN: u8 = 2;
 
 /// First port of COM1.
 const SERIAL: u16 = 0x3f8;
+/// The disk's page of registers, and its line at the I/O APIC.
+pub const DISK: u64 = 0xd000_0000;
+pub const DISK_LINE: u8 = 16;
 /// A byte written here ends the machine, as QEMU's isa-debug-exit does.
 const DEBUG_EXIT: u16 = 0xf4;
 
@@ -74,14 +83,25 @@ struct Devices {
 pub struct BoardSnapshot {
     devices: Devices,
     serial: SerialSnapshot,
+    /// The disk's registers, where there is one. Its content isn't part of a snapshot.
+    disk: Option<Registers>,
     now: Nanos,
     counts: Counts,
+}
+
+/// What of the host stands behind a board's devices.
+pub struct Backends {
+    /// Where the serial line's output goes.
+    pub output: Output,
+    pub disk: Option<Disk>,
 }
 
 /// See the module documentation.
 pub struct Board {
     devices: Devices,
     serial: Serial,
+    disk: Option<BlockDevice>,
+    ram: Arc<GuestRam>,
     clock: Clock,
     counts: Counts,
     ending: Option<Ending>,
@@ -96,7 +116,15 @@ pub struct Board {
 
 impl Board {
     /// A board that was just switched on. `epoch`: its date, in seconds since 1970.
-    pub fn new(memory: u64, epoch: i64, base: TimeBase, output: Output, trace: Trace) -> Board {
+    pub fn new(
+        ram: Arc<GuestRam>,
+        epoch: i64,
+        base: TimeBase,
+        backends: Backends,
+        trace: Trace,
+    ) -> Board {
+        let memory = map::total(&ram);
+        let disk = backends.disk;
         Board {
             devices: Devices {
                 pics: PicPair::default(),
@@ -108,7 +136,9 @@ impl Board {
                 power: Power::default(),
                 reset_control: 0,
             },
-            serial: Serial::new(output),
+            serial: Serial::new(backends.output),
+            disk: disk.map(|disk| BlockDevice::new(disk, Registers::default())),
+            ram,
             clock: Clock::new(base, 0),
             counts: Counts::default(),
             ending: None,
@@ -123,6 +153,7 @@ impl Board {
         BoardSnapshot {
             devices: self.devices.clone(),
             serial: self.serial.snapshot(),
+            disk: self.disk.as_ref().map(|disk| disk.registers.clone()),
             now: self.clock.now(),
             counts: self.counts,
         }
@@ -132,13 +163,22 @@ impl Board {
     /// The state is one that no board can be in, in words.
     pub fn restore(
         snapshot: &BoardSnapshot,
+        ram: Arc<GuestRam>,
         base: TimeBase,
-        output: Output,
+        backends: Backends,
         trace: Trace,
     ) -> Result<Board, String> {
+        let disk = match (&snapshot.disk, backends.disk) {
+            (None, None) => None,
+            (Some(registers), Some(disk)) => Some(BlockDevice::new(disk, registers.clone())),
+            (Some(_), None) => return Err("the saved machine had a disk; give it one".into()),
+            (None, Some(_)) => return Err("the saved machine had no disk".into()),
+        };
         Ok(Board {
             devices: snapshot.devices.clone(),
-            serial: Serial::restore(&snapshot.serial, output)?,
+            serial: Serial::restore(&snapshot.serial, backends.output)?,
+            disk,
+            ram,
             clock: Clock::new(base, snapshot.now),
             counts: snapshot.counts,
             ending: None,
@@ -228,7 +268,9 @@ impl Board {
     }
 
     fn set_line(&mut self, line: u8, high: bool) {
-        self.devices.pics.set_line(line, high);
+        if line < 16 {
+            self.devices.pics.set_line(line, high);
+        }
         let pin = if line == TIMER_LINE { TIMER_PIN } else { line };
         if let Some(message) = self.devices.ioapic.set_line(pin, high) {
             self.send(message, None);
@@ -238,6 +280,13 @@ impl Board {
     fn serial_line(&mut self) {
         if self.serial.take_interrupt() {
             self.pulse(SERIAL_LINE);
+        }
+    }
+
+    fn disk_line(&mut self) {
+        if let Some(disk) = &self.disk {
+            let high = disk.line();
+            self.set_line(DISK_LINE, high);
         }
     }
 
@@ -407,6 +456,11 @@ impl Bus for Board {
 
     fn mmio_read(&mut self, addr: u64, data: &mut [u8]) {
         self.counts.memory_accesses += 1;
+        if let Some(disk) = self.disk.as_ref().filter(|_| addr & !0xfff == DISK) {
+            disk.read(addr & 0xfff, data);
+            self.count_access();
+            return;
+        }
         // Memory without a device reads as all ones; the APICs' registers are 32 bits wide.
         let value = self.read_memory(addr).map_or(u64::MAX, u64::from);
         data.copy_from_slice(&value.to_le_bytes()[..data.len()]);
@@ -421,7 +475,12 @@ impl Bus for Board {
         if self.trace.exits {
             eprintln!("memory {addr:#x} write{} {:#x}", data.len(), number(data));
         }
-        self.write_memory(addr, number(data) as u32);
+        if let Some(disk) = self.disk.as_mut().filter(|_| addr & !0xfff == DISK) {
+            disk.write(addr & 0xfff, number(data) as u32, &self.ram);
+            self.disk_line();
+        } else {
+            self.write_memory(addr, number(data) as u32);
+        }
         self.count_access();
     }
 
@@ -481,14 +540,20 @@ impl Bus for Board {
 mod tests {
     use super::*;
 
+    fn backends() -> Backends {
+        Backends {
+            output: Box::new(std::io::sink()),
+            disk: None,
+        }
+    }
+
+    fn ram() -> Arc<GuestRam> {
+        Arc::new(map::new_ram(1 << 20).expect("memory"))
+    }
+
     fn board() -> Board {
-        Board::new(
-            64 << 20,
-            0,
-            TimeBase::Accesses,
-            Box::new(std::io::sink()),
-            Trace::default(),
-        )
+        let trace = Trace::default();
+        Board::new(ram(), 0, TimeBase::Accesses, backends(), trace)
     }
 
     fn out(board: &mut Board, port: u16, value: u8) {
@@ -565,12 +630,8 @@ mod tests {
             out(&mut first, port, 0x13);
         }
         let snapshot = first.snapshot();
-        let second = Board::restore(
-            &snapshot,
-            TimeBase::Accesses,
-            Box::new(std::io::sink()),
-            Trace::default(),
-        );
+        let trace = Trace::default();
+        let second = Board::restore(&snapshot, ram(), TimeBase::Accesses, backends(), trace);
         assert_eq!(second.expect("restored").snapshot(), snapshot);
     }
 

@@ -6,12 +6,11 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use super::board::{Board, BoardSnapshot, Counts, Trace};
+use super::board::{Backends, Board, BoardSnapshot, Counts, Trace};
 use super::boot::{self, BootError, Image, map};
 use super::clock::TimeBase;
 use super::control::{Control, Stop};
 use super::devices::Ending;
-use super::devices::serial::Output;
 use super::engine::{Engine, EngineKind};
 use super::memory::GuestRam;
 use super::soft;
@@ -129,15 +128,16 @@ impl Machine {
     pub fn boot(
         settings: Settings,
         image: &Image,
-        output: Output,
+        backends: Backends,
     ) -> Result<Machine, MachineError> {
         let ram = map::new_ram(settings.memory).map_err(MachineError::Memory)?;
-        let state = boot::load(&ram, image)?;
+        let state = boot::load(&ram, image, backends.disk.is_some())?;
+        let ram = Arc::new(ram);
         let board = Board::new(
-            settings.memory,
+            Arc::clone(&ram),
             settings.epoch,
             settings.time,
-            output,
+            backends,
             settings.trace,
         );
         Machine::assemble(settings, ram, board, &state)
@@ -152,20 +152,26 @@ impl Machine {
         ram: GuestRam,
         board: &BoardSnapshot,
         state: &VcpuState,
-        output: Output,
+        backends: Backends,
     ) -> Result<Machine, MachineError> {
-        let board = Board::restore(board, settings.time, output, settings.trace)
-            .map_err(MachineError::Board)?;
+        let ram = Arc::new(ram);
+        let board = Board::restore(
+            board,
+            Arc::clone(&ram),
+            settings.time,
+            backends,
+            settings.trace,
+        );
+        let board = board.map_err(MachineError::Board)?;
         Machine::assemble(settings, ram, board, state)
     }
 
     fn assemble(
         settings: Settings,
-        ram: GuestRam,
+        ram: Arc<GuestRam>,
         board: Board,
         state: &VcpuState,
     ) -> Result<Machine, MachineError> {
-        let ram = Arc::new(ram);
         let failed = |error| MachineError::Engine(settings.engine, error);
         let engine = Engine::new(settings.engine, &ram).map_err(failed)?;
         let mut machine = Machine {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
+use super::board::Backends;
 use super::boot::Image;
 use super::clock::TimeBase;
 use super::engine::EngineKind;
@@ -74,7 +75,11 @@ impl Pair {
                 time: TimeBase::Accesses,
                 ..settings
             };
-            let machine = Machine::boot(settings, image, Box::new(output.clone()))?;
+            let backends = Backends {
+                output: Box::new(output.clone()),
+                disk: None,
+            };
+            let machine = Machine::boot(settings, image, backends)?;
             machine.control().end_typing();
             Ok::<_, MachineError>(machine)
         };

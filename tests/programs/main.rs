@@ -29,6 +29,12 @@ use std::sync::Arc;
 use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
+    // Shells start background jobs with these ignored, and every program here would be too.
+    // SAFETY: no other thread runs yet.
+    unsafe {
+        libc::signal(libc::SIGINT, libc::SIG_DFL);
+        libc::signal(libc::SIGQUIT, libc::SIG_DFL);
+    }
     let arguments = Arguments::from_args();
     let cases = [
         files::cases(),

@@ -124,6 +124,59 @@ fn linux_boots_to_a_shell_in_software_and_powers_off() {
     assert_eq!(status.code(), Some(0));
 }
 
+#[test]
+fn linux_uses_the_disk() {
+    let Some(folder) = kernel() else {
+        return;
+    };
+    let extra = tempfile::tempdir().expect("temporary folder");
+    executable(
+        &extra.path().join("run"),
+        "#!/bin/sh\nhead -c 1048576 /dev/vda | md5sum\n\
+         echo written by the guest | dd of=/dev/vda bs=512 seek=4 conv=sync 2>/dev/null\nsync\n",
+    );
+    let disk = tempfile::NamedTempFile::new().expect("temporary file");
+    let modules = ["virtio", "virtio_ring", "virtio_mmio", "virtio_blk"];
+    let modules = modules.map(|name| folder.join(format!("{name}.ko")).display().to_string());
+    let mut arguments = vec![extra.path().to_str().expect("UTF-8")];
+    arguments.extend(modules.iter().map(String::as_str));
+    ram_disk(disk.path(), &arguments);
+    let content: Vec<u8> = (0..1 << 20u32)
+        .map(|at: u32| (at >> 8) as u8 ^ at as u8)
+        .collect();
+    let file = tempfile::NamedTempFile::new().expect("temporary file");
+    fs::write(file.path(), &content).expect("written");
+    let mut sum = Command::new("md5sum");
+    sum.arg(file.path());
+    let expected = run(sum, b"", LIMIT).expect("md5sum starts").stdout[..32].to_vec();
+
+    let mut command = temper();
+    command.args([
+        "vm",
+        "run",
+        "--engine",
+        "software",
+        "--cmdline",
+        CMDLINE,
+        "--disk",
+    ]);
+    command
+        .arg(file.path())
+        .arg("--initrd")
+        .arg(disk.path())
+        .arg(folder.join("vmlinuz"));
+    let outcome = run(command, b"", LINUX_LIMIT).expect("temper starts");
+    assert_eq!(outcome.end, End::Exit(0), "{outcome:?}");
+    let said = String::from_utf8_lossy(&outcome.stdout).into_owned();
+    assert!(
+        said.contains(&*String::from_utf8_lossy(&expected)),
+        "{outcome:?}"
+    );
+    let after = fs::read(file.path()).expect("read");
+    assert!(after[2048..].starts_with(b"written by the guest\n"));
+    assert_eq!(after[..2048], content[..2048]);
+}
+
 /// What QEMU's own emulation of a CPU gets wrong: no guest of its can see these right.
 const EMULATED_CPU: &[&str] = &[
     "CR4 with reserved bits",
@@ -186,12 +239,17 @@ fn everything_runs_on_a_complete_kvm() {
     }
     place(&image("checks"), "checks");
     place(&folder.join("vmlinuz"), "vmlinuz");
-    ram_disk(&extra.path().join("rd"), &[&small_run(extra.path())]);
+    let inner = tempfile::tempdir().expect("temporary folder");
+    executable(
+        &inner.path().join("run"),
+        "#!/bin/sh\necho this is the guest of a guest\n",
+    );
+    ram_disk(
+        &extra.path().join("rd"),
+        &[inner.path().to_str().expect("UTF-8")],
+    );
     fs::write(extra.path().join("guests"), list).expect("written");
-    fs::write(extra.path().join("run"), RUN).expect("written");
-    use std::os::unix::fs::PermissionsExt;
-    let executable = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(extra.path().join("run"), executable).expect("permissions");
+    executable(&extra.path().join("run"), RUN);
 
     let disk = tempfile::NamedTempFile::new().expect("temporary file");
     let module = |name: &str| folder.join(name).display().to_string();
@@ -251,13 +309,8 @@ fn everything_runs_on_a_complete_kvm() {
     assert!(part("linux").contains("this is the guest of a guest"));
 }
 
-/// A folder for the innermost Linux, whose init says a word and powers off.
-fn small_run(inside: &Path) -> String {
-    let folder = inside.with_extension("inner");
-    fs::create_dir_all(&folder).expect("folder");
-    let run = folder.join("run");
-    fs::write(&run, "#!/bin/sh\necho this is the guest of a guest\n").expect("written");
+fn executable(path: &Path, text: &str) {
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(&run, fs::Permissions::from_mode(0o755)).expect("permissions");
-    folder.display().to_string()
+    fs::write(path, text).expect("written");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("permissions");
 }

@@ -1,5 +1,6 @@
 //! The options that several commands of `temper vm` share, and what becomes of them.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,10 +10,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::{Args, ValueEnum};
 
 use crate::cli::failure::Failure;
-use crate::system::board::Trace;
+use crate::system::board::{Backends, Trace};
 use crate::system::boot::Image;
 use crate::system::clock::TimeBase;
 use crate::system::control::{Control, Stop};
+use crate::system::devices::virtio::block::Disk;
 use crate::system::engine::EngineKind;
 use crate::system::kvm::host::Abilities;
 use crate::system::machine::{MachineError, Settings};
@@ -73,6 +75,42 @@ pub struct EngineArgs {
     /// Print what happened on standard error at the end
     #[arg(long)]
     pub stats: bool,
+}
+
+/// What of the host stands behind the machine's devices.
+#[derive(Args, Clone, Debug, Default)]
+pub struct DiskArgs {
+    /// A file as the machine's disk (virtio); the guest's writes go into it
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub disk: Option<PathBuf>,
+
+    /// The guest can't write to the disk
+    #[arg(long, requires = "disk")]
+    pub disk_read_only: bool,
+}
+
+impl DiskArgs {
+    /// Opens the disk; output goes to standard output.
+    ///
+    /// # Errors
+    /// The file can't be opened.
+    pub fn backends(&self) -> Result<Backends, Failure> {
+        let open = |path: &PathBuf| {
+            let file = File::options()
+                .read(true)
+                .write(!self.disk_read_only)
+                .open(path);
+            file.and_then(|file| Disk::new(file, self.disk_read_only))
+                .map_err(|error| {
+                    let path = path.display();
+                    Failure::not_executable(format!("{path}: the disk can't be used ({error})"))
+                })
+        };
+        Ok(Backends {
+            output: Box::new(io::stdout()),
+            disk: self.disk.as_ref().map(open).transpose()?,
+        })
+    }
 }
 
 /// What the machine is made of.

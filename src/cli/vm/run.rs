@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::Args;
 
-use super::options::{EngineArgs, ImageArgs, machine_failure};
+use super::options::{DiskArgs, EngineArgs, ImageArgs, machine_failure};
 use super::report;
 use crate::cli::failure::Failure;
 use crate::system::debugger::{self, DebuggerError};
@@ -23,6 +23,9 @@ pub struct RunArgs {
 
     #[command(flatten)]
     pub switch: SwitchArgs,
+
+    #[command(flatten)]
+    pub disk: DiskArgs,
 
     #[command(flatten)]
     pub image: ImageArgs,
@@ -44,7 +47,7 @@ pub struct SwitchArgs {
 pub fn run(args: RunArgs) -> Result<i32, Failure> {
     let image = args.image.load()?;
     let settings = args.engine.settings(args.image.memory)?;
-    let machine = Machine::boot(settings, &image, Box::new(io::stdout()))
+    let machine = Machine::boot(settings, &image, args.disk.backends()?)
         .map_err(|error| machine_failure(&args.image.image, &error))?;
     drive(machine, &args.engine, &args.switch, &args.image.image)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::options::{EngineArgs, ImageArgs, machine_failure};
+use super::options::{DiskArgs, EngineArgs, ImageArgs, machine_failure};
 use super::run::{self, OutputArgs, SwitchArgs};
 use crate::cli::failure::Failure;
 use crate::system::control::{Control, Stop};
@@ -41,6 +41,9 @@ pub struct SnapshotArgs {
     after_instructions: Option<u64>,
 
     #[command(flatten)]
+    disk: DiskArgs,
+
+    #[command(flatten)]
     image: ImageArgs,
 }
 
@@ -52,6 +55,9 @@ pub struct RestoreArgs {
 
     #[command(flatten)]
     switch: SwitchArgs,
+
+    #[command(flatten)]
+    disk: DiskArgs,
 
     /// What `temper vm snapshot` wrote
     #[arg(value_hint = clap::ValueHint::FilePath)]
@@ -66,7 +72,7 @@ pub fn snapshot(args: SnapshotArgs) -> Result<i32, Failure> {
     let image = args.image.load()?;
     let settings = args.engine.settings(args.image.memory)?;
     let path = &args.output.output;
-    let mut machine = Machine::boot(settings, &image, Box::new(io::stdout()))
+    let mut machine = Machine::boot(settings, &image, args.disk.backends()?)
         .map_err(|error| machine_failure(&args.image.image, &error))?;
     let control = machine.control();
     let terminal = run::attach(&machine)?;
@@ -144,8 +150,8 @@ pub fn restore(args: RestoreArgs) -> Result<i32, Failure> {
     let file = File::open(&args.file).map_err(|error| unreadable(error.into()))?;
     let saved = snapshot::load(&mut BufReader::new(file)).map_err(unreadable)?;
     let settings = args.engine.settings(1)?;
-    let output = Box::new(io::stdout());
-    let machine = Machine::restore(settings, saved.ram, &saved.board, &saved.cpu, output)
+    let backends = args.disk.backends()?;
+    let machine = Machine::restore(settings, saved.ram, &saved.board, &saved.cpu, backends)
         .map_err(|error| machine_failure(&args.file, &error))?;
     run::drive(machine, &args.engine, &args.switch, &args.file)
 }

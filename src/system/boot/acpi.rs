@@ -3,6 +3,7 @@
 //! specification 6.5, chapter 5).
 
 use super::{BootError, map, place};
+use crate::system::board::{DISK, DISK_LINE};
 use crate::system::devices::{ioapic, lapic, power};
 use crate::system::memory::GuestRam;
 
@@ -12,7 +13,7 @@ const XSDT: u64 = RSDP + 0x40;
 const FADT: u64 = RSDP + 0x80;
 const FACS: u64 = RSDP + 0x1c0;
 const DSDT: u64 = RSDP + 0x200;
-const MADT: u64 = RSDP + 0x280;
+const MADT: u64 = RSDP + 0x300;
 
 /// The interrupt that ACPI events would come on.
 const SCI: u16 = 9;
@@ -96,12 +97,53 @@ fn fadt() -> Vec<u8> {
     table(b"FACP", 6, &body)
 }
 
-/// `Name (\_S5, Package () { off, off, 0, 0 })`, in the machine language of chapter 20.
-fn dsdt() -> Vec<u8> {
+/// A length as the machine language of chapter 20 has it, which counts itself, and then
+/// `body`.
+fn with_length(body: &[u8]) -> Vec<u8> {
+    let mut bytes = match body.len() + 1 {
+        short @ 0..64 => vec![short as u8],
+        _ => {
+            let len = body.len() + 2;
+            vec![0x40 | (len & 15) as u8, (len >> 4) as u8]
+        }
+    };
+    bytes.extend(body);
+    bytes
+}
+
+/// A disk behind virtio's memory-mapped registers: `LNRO0005` is its identifier.
+fn disk() -> Vec<u8> {
+    let mut resources = vec![0x86, 9, 0, 1];
+    resources.extend((DISK as u32).to_le_bytes());
+    resources.extend(0x1000u32.to_le_bytes());
+    // An interrupt of this device's, level-triggered, active high.
+    resources.extend([0x89, 6, 0, 1, 1]);
+    resources.extend(u32::from(DISK_LINE).to_le_bytes());
+    resources.extend([0x79, 0]);
+    let mut buffer = vec![0x0a, resources.len() as u8];
+    buffer.extend(resources);
+    let mut device = b"DSK0".to_vec();
+    device.extend(b"\x08_HID\x0dLNRO0005\0");
+    device.extend(b"\x08_UID\x0a\0");
+    device.extend(b"\x08_CRS\x11");
+    device.extend(with_length(&buffer));
+    let mut scope = b"\\_SB_".to_vec();
+    scope.extend([0x5b, 0x82]);
+    scope.extend(with_length(&device));
+    let mut bytes = vec![0x10];
+    bytes.extend(with_length(&scope));
+    bytes
+}
+
+/// `Name (\_S5, Package () { off, off, 0, 0 })`, and the disk.
+fn dsdt(has_disk: bool) -> Vec<u8> {
     let off = power::SLEEP_OFF as u8;
     let package = [0x12, 0x0a, 0x04, 0x0a, off, 0x0a, off, 0x0a, 0, 0x0a, 0];
     let mut body = b"\x08\\_S5_".to_vec();
     body.extend(package);
+    if has_disk {
+        body.extend(disk());
+    }
     table(b"DSDT", 2, &body)
 }
 
@@ -127,7 +169,7 @@ fn madt() -> Vec<u8> {
 }
 
 /// Writes all tables.
-pub(super) fn write_tables(ram: &GuestRam) -> Result<(), BootError> {
+pub(super) fn write_tables(ram: &GuestRam, has_disk: bool) -> Result<(), BootError> {
     let mut xsdt = Vec::new();
     xsdt.extend(FADT.to_le_bytes());
     xsdt.extend(MADT.to_le_bytes());
@@ -140,7 +182,7 @@ pub(super) fn write_tables(ram: &GuestRam) -> Result<(), BootError> {
         (XSDT, table(b"XSDT", 1, &xsdt)),
         (FADT, fadt()),
         (FACS, facs),
-        (DSDT, dsdt()),
+        (DSDT, dsdt(has_disk)),
         (MADT, madt()),
     ];
     for (at, bytes) in tables {
@@ -155,12 +197,12 @@ mod tests {
 
     #[test]
     fn tables_add_up_to_zero_and_do_not_overlap() {
-        for bytes in [fadt(), dsdt(), madt(), rsdp()] {
+        for bytes in [fadt(), dsdt(true), madt(), rsdp()] {
             let sum = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
             assert_eq!(sum, 0);
         }
         assert_eq!(FADT + fadt().len() as u64, 0xe_0194);
-        assert!(DSDT + dsdt().len() as u64 <= MADT);
+        assert!(DSDT + dsdt(true).len() as u64 <= MADT);
         assert!(FACS.is_multiple_of(64));
     }
 

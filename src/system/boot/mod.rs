@@ -145,13 +145,14 @@ pub fn format_of(kernel: &[u8]) -> Result<Format, BootError> {
     }))
 }
 
-/// Loads `image` into `ram` and gives the CPU's state at its entry.
+/// Loads `image` into `ram` and gives the CPU's state at its entry. `has_disk`: the tables say
+/// that there is one.
 ///
 /// # Errors
 /// See [`BootError`]; guest memory may have been written to.
-pub fn load(ram: &GuestRam, image: &Image) -> Result<VcpuState, BootError> {
+pub fn load(ram: &GuestRam, image: &Image, has_disk: bool) -> Result<VcpuState, BootError> {
     let format = format_of(&image.kernel)?;
-    acpi::write_tables(ram)?;
+    acpi::write_tables(ram, has_disk)?;
     map::write_bios_data(ram)?;
     match format {
         Format::BzImage => linux::load(ram, image),

@@ -7,6 +7,10 @@ fn ram(mib: u64) -> GuestRam {
     map::new_ram(mib << 20).expect("memory")
 }
 
+fn load(ram: &GuestRam, image: &Image) -> Result<VcpuState, BootError> {
+    super::load(ram, image, true)
+}
+
 fn image(kernel: Vec<u8>) -> Image {
     Image {
         kernel,

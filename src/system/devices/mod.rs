@@ -8,6 +8,7 @@ pub mod pic;
 pub mod pit;
 pub mod power;
 pub mod serial;
+pub mod virtio;
 
 /// Nanoseconds of the machine's time since it was switched on.
 pub type Nanos = u64;
