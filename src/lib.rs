@@ -4,14 +4,14 @@
 //! A guest instruction's life: bytes are decoded ([`decode`]), interpreted and counted
 //! ([`interp`], [`profile`]), translated when hot ([`translate`]) into the code cache
 //! ([`codecache`]); [`engine`] decides which of these happens next; [`process`] is the
-//! Linux that the guest sees; [`cli`] is what people see.
+//! Linux that the guest sees, [`system`] the hardware that a guest kernel sees; [`cli`] is what people see.
 //!
 //! Modules import only from modules before them:
 //! `addr < host < guest < decode < {profile, codecache, native} < {interp, translate}
-//! < engine < process < cli`; those in one pair of braces don't see each other.
+//! < engine < {process, system} < cli`; those in one pair of braces don't see each other.
 //!
 //! Unsafe code lives in these modules, and nowhere else: `host`, `native`, `codecache`,
-//! `interp`, `engine`, `process`. `tests/architecture.rs` holds both rules.
+//! `interp`, `engine`, `process`, `system`. `tests/architecture.rs` holds both rules.
 
 pub mod addr;
 pub mod cli;
@@ -24,4 +24,5 @@ pub mod interp;
 pub mod native;
 pub mod process;
 pub mod profile;
+pub mod system;
 pub mod translate;

@@ -7,10 +7,8 @@
 
 use std::ffi::{c_char, c_int};
 
-/// Temper lives in its guest's address space. The guest's brk is emulated, but the host's
-/// must stay untouched too, so the heap comes from mappings of its own.
 #[global_allocator]
-static HEAP: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+static HEAP: temper::host::Heap = temper::host::Heap::new();
 
 /// Called by the C start-up code; `std::env` has the arguments already.
 // SAFETY: the one symbol `main` of this binary.

@@ -7,8 +7,11 @@ use iced_x86::code_asm::*;
 
 use temper::addr::{GuestAddr, HostAddr};
 use temper::engine::Code;
+use temper::engine::host_signals::SignalStack;
 use temper::engine::{Engine, GuestThread, Outcome, Settings, Tier, World};
-use temper::guest::{CodeControl, EnvAction, Gpr, GuestEnv, GuestTrap, ThreadContext};
+use temper::guest::{
+    CallsInFlight, CodeControl, EnvAction, Gpr, GuestEnv, GuestTrap, ThreadContext, Watched,
+};
 use temper::host::DualMap;
 use temper::native::IdentityMemory;
 use temper::profile::Profile;
@@ -75,8 +78,8 @@ impl GuestEnv for Bare {
         EnvAction::Continue
     }
 
-    fn watch_code(&mut self, _: Range<GuestAddr>) -> bool {
-        true
+    fn watch_code(&mut self, _: Range<GuestAddr>, _: &dyn CallsInFlight) -> Watched {
+        Watched::Already
     }
 }
 
@@ -197,6 +200,9 @@ fn run(
     )
     .expect("an engine");
     let world = World::new(engine, env);
+    let _stack = SignalStack::new()
+        .expect("a stack for signals")
+        .make_current();
     let (held, outcome) = world.run(&mut thread);
     (outcome, held.env.trap, held.engine.stats.clone())
 }

@@ -62,6 +62,8 @@ pub enum Error {
     Newer { path: PathBuf, writer: [u16; 3] },
     /// Another process held the lock too long.
     Busy { path: PathBuf },
+    /// This process has another root folder than when it opened the directory.
+    OutOfReach { path: PathBuf },
 }
 
 impl Error {
@@ -115,6 +117,11 @@ impl fmt::Display for Error {
             Error::Busy { path } => {
                 write!(f, "{} is locked by another process", path.display())
             }
+            Error::OutOfReach { path } => write!(
+                f,
+                "{} is out of reach since the root folder was changed",
+                path.display()
+            ),
         }
     }
 }
@@ -126,7 +133,8 @@ impl std::error::Error for Error {
             Error::Untrusted { .. }
             | Error::Damaged { .. }
             | Error::Newer { .. }
-            | Error::Busy { .. } => None,
+            | Error::Busy { .. }
+            | Error::OutOfReach { .. } => None,
         }
     }
 }

@@ -188,6 +188,10 @@ impl Counts {
 
     /// Adds the counts of `other`, saturating. Both are canonical.
     pub fn merge(&mut self, mut other: Counts) {
+        if self.is_empty() && self.others.is_empty() {
+            *self = other;
+            return;
+        }
         let mut others = [&self.others[..], &other.others[..]].concat();
         others.sort();
         others.dedup();

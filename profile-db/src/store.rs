@@ -95,7 +95,12 @@ pub struct Known {
 pub struct Store {
     dir: PathBuf,
     limits: Limits,
+    /// The root folder that `dir` is below: a process may change its root while it runs.
+    root: Option<FolderIdentity>,
 }
+
+/// Device and inode.
+type FolderIdentity = (u64, u64);
 
 impl Store {
     /// The store in `dir`, which need not exist yet.
@@ -109,6 +114,7 @@ impl Store {
         let store = Store {
             dir,
             limits: Limits::default(),
+            root: root_identity(),
         };
         store.check_dir()?;
         Ok(store)
@@ -131,6 +137,11 @@ impl Store {
 
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Whether its path still leads to it.
+    fn is_within_reach(&self) -> bool {
+        self.root == root_identity()
     }
 
     /// True when it exists.
@@ -181,6 +192,9 @@ impl Store {
         id: &ModuleId,
         parse: impl Fn(&ProfileFile) -> Result<T, Refusal>,
     ) -> Result<Option<T>, Error> {
+        if !self.is_within_reach() {
+            return Ok(None);
+        }
         let path = self.path(id, "profile");
         match read_file(&path, Some(id), &parse) {
             Err(damaged @ Error::Damaged { .. }) => {
@@ -317,6 +331,11 @@ impl Store {
     /// Takes the directory's lock; dropping the file releases it. Creates the directory if
     /// there is none.
     fn lock(&self) -> Result<File, Error> {
+        if !self.is_within_reach() {
+            return Err(Error::OutOfReach {
+                path: self.dir.clone(),
+            });
+        }
         let path = self.dir.join("lock");
         let file = match create_private(&path, false) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -343,6 +362,11 @@ impl Store {
             }
         }
     }
+}
+
+fn root_identity() -> Option<FolderIdentity> {
+    let root = std::fs::metadata("/").ok()?;
+    Some((root.dev(), root.ino()))
 }
 
 /// Opens a file of ours for writing, whatever the umask; `new` refuses an existing one.

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::failure::Failure;
 use crate::addr::HostAddr;
 use crate::host::{DualMap, Features, XsaveLayout, probe};
+use crate::system::kvm::host::{Abilities, Speed};
 
 /// The arguments of `temper doctor`.
 #[derive(Args, Debug)]
@@ -310,9 +311,9 @@ fn huge_pages() -> Check {
 }
 
 fn membarrier() -> Check {
-    let (state, found) = match probe::membarrier_sync_core() {
-        Ok(true) => (State::Ok, "SYNC_CORE".into()),
-        Ok(false) => (State::Missing, "without SYNC_CORE".into()),
+    let (state, found) = match probe::membarrier_private() {
+        Ok(true) => (State::Ok, "PRIVATE_EXPEDITED".into()),
+        Ok(false) => (State::Missing, "without PRIVATE_EXPEDITED".into()),
         Err(error) => (State::Missing, error.to_string()),
     };
     Check {
@@ -320,26 +321,22 @@ fn membarrier() -> Check {
         state,
         needed: false,
         found,
-        meaning: "lets evicted code be reused while other threads run",
+        meaning: "programs with threads need it",
     }
 }
 
 fn kvm() -> Check {
     let (state, found, meaning) = match probe::kvm() {
-        Ok(version) => (
-            State::Ok,
-            format!("usable, API {version}"),
-            "privileged code can run in hardware",
-        ),
+        Ok(version) => kvm_abilities(version),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => (
             State::Limited,
             format!("/dev/kvm: {error}"),
-            "join the group `kvm` to use it; programs run without it",
+            "join the group `kvm` to use it; `temper vm` uses its software engine",
         ),
         Err(error) => (
             State::Missing,
             format!("/dev/kvm: {error}"),
-            "privileged code can't run in hardware; programs run without it",
+            "`temper vm` uses its software engine",
         ),
     };
     Check {
@@ -348,6 +345,51 @@ fn kvm() -> Check {
         needed: false,
         found,
         meaning,
+    }
+}
+
+/// What KVM runs in hardware, by its own emulator, and not at all.
+fn kvm_abilities(version: i32) -> (State, String, &'static str) {
+    let abilities = match Abilities::probe() {
+        Ok(abilities) => abilities,
+        Err(error) => {
+            return (
+                State::Limited,
+                format!("API {version}; {error}"),
+                "no virtual machine can be made; `temper vm` uses its software engine",
+            );
+        }
+    };
+    let named = [
+        ("real mode", abilities.real_mode),
+        ("paged 32-bit code", abilities.paged_32),
+        ("64-bit ring 0", abilities.kernel_64),
+        ("SSE in ring 0", abilities.kernel_sse),
+        ("64-bit ring 3", abilities.user_64),
+    ];
+    let mut parts = vec![format!("API {version}")];
+    for (speed, words) in [
+        (Speed::Native, "natively"),
+        (Speed::Emulated, "emulated"),
+        (Speed::Not, "not at all"),
+    ] {
+        let names: Vec<&str> = named
+            .iter()
+            .filter(|(_, found)| *found == speed)
+            .map(|(name, _)| *name)
+            .collect();
+        if !names.is_empty() {
+            parts.push(format!("{words}: {}", names.join(", ")));
+        }
+    }
+    let found = parts.join("; ");
+    if abilities.runs_kernels() {
+        let meaning = "`temper vm` runs machines in hardware";
+        (State::Ok, found, meaning)
+    } else {
+        let meaning = "a nested KVM that emulates kernels, slowly; `temper vm` uses its software \
+                       engine unless told otherwise";
+        (State::Limited, found, meaning)
     }
 }
 

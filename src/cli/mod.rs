@@ -13,6 +13,7 @@ mod pages;
 mod profile;
 mod run;
 mod stats;
+mod vm;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -47,6 +48,8 @@ fragments, TEMPER_LOG=FILTER (such as temper::translate=debug) logs to standard 
     Profile(profile::ProfileArgs),
     /// Show one piece of a program's code as Temper sees it
     Explain(explain::ExplainArgs),
+    /// Run a whole machine: a kernel or a bare-metal image
+    Vm(vm::VmArgs),
     /// Say what this host can do, and what that means
     Doctor(doctor::DoctorArgs),
     /// Print a completion script for a shell
@@ -102,6 +105,7 @@ fn run_command(args: impl IntoIterator<Item = OsString>) -> i32 {
         Command::Run(args) => args.into_options().and_then(run::start),
         Command::Profile(args) => profile::run(&args).map(|()| 0),
         Command::Explain(args) => explain::run(&args).map(|()| 0),
+        Command::Vm(args) => vm::run(args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions { shell } => pages::completions(&mut Cli::command(), shell),
         Command::Man { dir } => pages::manual(Cli::command(), dir.as_deref()),

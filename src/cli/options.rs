@@ -59,6 +59,8 @@ pub struct Developer {
     pub promote_after: Option<u64>,
     /// TEMPER_STOP_AFTER: translate nothing more after this many fragments.
     pub stop_after: Option<u64>,
+    /// TEMPER_SAVE_EVERY: milliseconds between saves of the profile while the program runs.
+    pub save_every: Option<u64>,
 }
 
 /// What is to be run.
@@ -250,6 +252,7 @@ impl Developer {
             promote_after: number("TEMPER_PROMOTE_AFTER")?,
             everything_hot: number("TEMPER_HOT")?.is_some_and(|value| value != 0),
             stop_after: number("TEMPER_STOP_AFTER")?,
+            save_every: number("TEMPER_SAVE_EVERY")?,
         })
     }
 }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use profile_db::Durability;
 
@@ -19,7 +19,7 @@ use crate::host::{Features, Ignored, environment, probe};
 use crate::process::elf::{Executable, LoadError};
 use crate::process::exec::{Kept, Relaunch, Resumed};
 use crate::process::{self, LoadOptions, Process, ThreadState};
-use crate::profile::{Profile, Store};
+use crate::profile::{Profile, SaveTimes, Store};
 
 /// Runs a program as the command line asks.
 ///
@@ -81,7 +81,17 @@ fn run_program(
         ..LoadOptions::default()
     };
     let loaded = Process::load(load, executable, argv, &environment()).map_err(not_loaded)?;
-    let profile = Profile::new(open_store(&options.profile));
+    let mut profile = Profile::new(open_store(&options.profile));
+    profile.save_at(match options.developer.save_every {
+        Some(milliseconds) => {
+            let every = Duration::from_millis(milliseconds);
+            SaveTimes {
+                first: every,
+                every,
+            }
+        }
+        None => SaveTimes::default(),
+    });
     let settings = engine_settings(&options);
     let mut engine = Engine::new(settings, loaded.process.decoder(), profile).map_err(|error| {
         Failure::own(format!(
@@ -182,7 +192,7 @@ fn engine_settings(options: &RunOptions) -> Settings {
             Developer {
                 promote_after: Some(count),
                 ..
-            } => count as u32,
+            } => u16::try_from(count).unwrap_or(u16::MAX),
             Developer {
                 promote_after: None,
                 ..

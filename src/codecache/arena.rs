@@ -159,16 +159,25 @@ impl Arena {
         self.map.offset_of(addr)
     }
 
-    /// Stores a branch displacement that generated code may be executing right now. It lies
-    /// within an aligned 8-byte word, so every CPU sees the old or the new value, never a
-    /// mixture (Intel SDM volume 3, section 9.1.1; AMD APM volume 2, 7.3.2).
+    /// Stores a branch displacement that generated code may be executing right now.
     pub(super) fn patch_rel32(&mut self, at: usize, value: i32) {
-        assert!(at % 8 <= 4 && at + 4 <= self.map.len());
+        self.patch(at, 4, u64::from(value as u32));
+    }
+
+    /// Makes the near jump at `at` a NOP (Intel SDM volume 2, NOP).
+    pub(super) fn patch_jump_away(&mut self, at: usize) {
+        self.patch(at, 5, u64::from_le_bytes([0x0f, 0x1f, 0x44, 0, 0, 0, 0, 0]));
+    }
+
+    /// The bytes lie within an aligned 8-byte word, so every CPU sees the old or the new
+    /// value, never a mixture (Intel SDM volume 3, section 9.1.1; AMD APM volume 2, 7.3.2).
+    fn patch(&mut self, at: usize, bytes: usize, value: u64) {
+        assert!(at % 8 + bytes <= 8 && at + bytes <= self.map.len());
         let shift = (at & 7) * 8;
         // SAFETY: within the mapping, 8-byte aligned; only the cache's owner patches.
         let word = unsafe { &*self.map.write_ptr(at & !7).cast::<AtomicU64>() };
-        let mask = u64::from(u32::MAX) << shift;
-        let new = word.load(Ordering::Relaxed) & !mask | u64::from(value as u32) << shift;
+        let mask = (u64::MAX >> (64 - bytes * 8)) << shift;
+        let new = (word.load(Ordering::Relaxed) & !mask) | (value << shift);
         word.store(new, Ordering::Release);
     }
 }

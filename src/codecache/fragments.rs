@@ -370,7 +370,7 @@ impl CodeCache {
         id
     }
 
-    /// Makes the counter at `head` a jump to what follows it, for good.
+    /// Makes the detour to the counter at `head` a NOP, for good.
     pub fn disable_counter(&mut self, head: GuestAddr) {
         let Some(&(id, _)) = self.index.get(&head) else {
             return;
@@ -384,7 +384,7 @@ impl CodeCache {
             .find(|counter| counter.head == head)
         {
             let at = fragment.code.start + counter.patch_at as usize;
-            self.arena.patch_rel32(at, 0);
+            self.arena.patch_jump_away(at - 1);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use iced_x86::{Code, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
+use super::machine::MachineCode;
 use crate::addr::GuestAddr;
 use crate::guest::{CpuMode, GuestMemory, GuestTrap};
 
@@ -26,6 +27,10 @@ pub enum InterpretReason {
     LoadsFlags,
     /// SYSCALL with meaningless prefixes: whoever goes back to a call goes back two bytes.
     PrefixedSyscall,
+    /// Concerns a machine's system state: segments, ports, control registers.
+    System,
+    /// Needs a unit (x87, SSE, AVX) that a machine's control registers disable.
+    UnitDisabled,
     /// The bytes are no instruction; the interpreter raises #UD.
     Invalid,
 }
@@ -70,6 +75,39 @@ pub enum BlockEnd {
     },
 }
 
+impl BlockEnd {
+    /// The same end of a block that lies `by` bytes further on, as far as it names addresses.
+    pub fn moved(self, by: i64) -> BlockEnd {
+        match self {
+            BlockEnd::Jump { target } => BlockEnd::Jump {
+                target: target.offset(by),
+            },
+            BlockEnd::Branch { taken, next } => BlockEnd::Branch {
+                taken: taken.offset(by),
+                next: next.offset(by),
+            },
+            BlockEnd::Call { target, return_to } => BlockEnd::Call {
+                target: target.offset(by),
+                return_to: return_to.offset(by),
+            },
+            BlockEnd::IndirectCall { return_to } => BlockEnd::IndirectCall {
+                return_to: return_to.offset(by),
+            },
+            BlockEnd::IndirectJump => BlockEnd::IndirectJump,
+            BlockEnd::Return { pop } => BlockEnd::Return { pop },
+            BlockEnd::Syscall { at, next } => BlockEnd::Syscall {
+                at: at.offset(by),
+                next: next.offset(by),
+            },
+            BlockEnd::InterpretOne { at, why } => BlockEnd::InterpretOne {
+                at: at.offset(by),
+                why,
+            },
+            BlockEnd::Next { at } => BlockEnd::Next { at: at.offset(by) },
+        }
+    }
+}
+
 /// Straight-line guest code.
 #[derive(Clone, Debug)]
 pub struct Block {
@@ -78,6 +116,10 @@ pub struct Block {
     /// The instructions' bytes, in order.
     pub bytes: Vec<u8>,
     pub end: BlockEnd,
+    /// The instruction that a `Syscall` or `InterpretOne` end leaves before, if its bytes are one.
+    pub left: Option<Instruction>,
+    /// The stack's address size.
+    pub stack: CpuMode,
     /// Bytes of guest code that the block depends on, from `start` (with a SYSCALL or
     /// InterpretOne end, that instruction's too).
     pub len: u32,
@@ -90,6 +132,8 @@ impl Default for Block {
             instructions: Vec::new(),
             bytes: Vec::new(),
             end: BlockEnd::Next { at: GuestAddr(0) },
+            left: None,
+            stack: CpuMode::Bits64,
             len: 0,
         }
     }
@@ -116,11 +160,20 @@ pub struct CodeAlias {
 pub struct Decoder {
     pub mode: CpuMode,
     pub alias: Option<CodeAlias>,
+    /// The stack's address size; a machine's stack segment has one of its own.
+    pub stack: CpuMode,
+    /// The code is a machine's, not a ring-3 process's.
+    pub machine: Option<MachineCode>,
 }
 
 impl Decoder {
     pub fn new(mode: CpuMode) -> Decoder {
-        Decoder { mode, alias: None }
+        Decoder {
+            mode,
+            alias: None,
+            stack: mode,
+            machine: None,
+        }
     }
 
     /// Decodes the block at `start`.
@@ -163,6 +216,8 @@ impl Decoder {
         block.instructions.clear();
         block.bytes.clear();
         block.end = BlockEnd::Next { at: start };
+        block.left = None;
+        block.stack = self.stack;
         block.len = 0;
         let mut window = [0u8; 128];
         let mut window_len = memory.fetch(start, &mut window)?;
@@ -225,10 +280,20 @@ impl Decoder {
             }
             let len = instruction.len();
             let next = self.wrap(at.offset(len as i64));
-            let end = classify(&instruction, at, next);
+            let end = match &self.machine {
+                None => classify(&instruction, at, next),
+                Some(machine) => {
+                    if machine.crosses_page(at, next) && !block.instructions.is_empty() {
+                        block.end = BlockEnd::Next { at };
+                        return Ok(None);
+                    }
+                    machine.classify(&instruction, at, next)
+                }
+            };
             block.len += len as u32;
             if let Some(end @ (BlockEnd::Syscall { .. } | BlockEnd::InterpretOne { .. })) = end {
                 block.end = end;
+                block.left = Some(instruction);
                 return Ok(None);
             }
             block.bytes.extend_from_slice(&code[used..used + len]);
@@ -238,7 +303,8 @@ impl Decoder {
                 return Ok(None);
             }
             at = next;
-            if block.instructions.len() >= limit {
+            let page_ends = self.machine.is_some_and(|m| m.at_page_end(start, next));
+            if block.instructions.len() >= limit || page_ends {
                 block.end = BlockEnd::Next { at };
                 return Ok(None);
             }
@@ -303,7 +369,11 @@ fn loads_flags(instruction: &Instruction) -> bool {
 }
 
 /// How `instruction` ends a block; `None` when it doesn't.
-fn classify(instruction: &Instruction, at: GuestAddr, next: GuestAddr) -> Option<BlockEnd> {
+pub(super) fn classify(
+    instruction: &Instruction,
+    at: GuestAddr,
+    next: GuestAddr,
+) -> Option<BlockEnd> {
     let interpret = |why| Some(BlockEnd::InterpretOne { at, why });
     let target = || GuestAddr(instruction.near_branch_target());
     match instruction.flow_control() {
@@ -379,7 +449,7 @@ fn classify(instruction: &Instruction, at: GuestAddr, next: GuestAddr) -> Option
     }
 }
 
-fn is_far(instruction: &Instruction) -> bool {
+pub(super) fn is_far(instruction: &Instruction) -> bool {
     matches!(
         instruction.code(),
         Code::Jmp_m1616

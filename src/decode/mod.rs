@@ -4,5 +4,7 @@
 //! Does not keep blocks, count, or translate.
 
 mod block;
+mod machine;
 
 pub use block::{Block, BlockEnd, CodeAlias, Decoder, InterpretReason, MAX_BLOCK_INSTRUCTIONS};
+pub use machine::{MachineCode, Units};

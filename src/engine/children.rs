@@ -40,6 +40,8 @@ impl<E: GuestEnv> Held<'_, E> {
         // Nobody changes generated code under the lock, but others may run in it, and what
         // is on its way there must be the same in the child.
         self.engine.code.stop();
+        // A thread of Temper's own would be missing in the child, with what it held.
+        self.engine.code.profile.finish_timed_save();
         let result = match self.engine.copy_code() {
             Ok(copies) => {
                 // SAFETY: the surroundings' call, which makes a child on a copy of this stack.
@@ -85,6 +87,9 @@ impl<E: GuestEnv> Held<'_, E> {
         let threads = &mut self.engine.code.threads;
         threads.replace(&mut thread.ctx, &mut newborn.thread.ctx);
         self.engine.code.profile.interrupt_path();
+        // One that the child started would be killed at its end, with what it holds of this
+        // memory.
+        self.engine.code.profile.suspend_timed_saves();
         if !lent {
             self.world.lock.release();
         }
@@ -103,6 +108,7 @@ impl<E: GuestEnv> Held<'_, E> {
             self.world.lock.acquire();
         }
         let Shared { engine, env } = &mut **self;
+        engine.code.profile.resume_timed_saves();
         let child = &mut newborn.thread;
         let threads = &mut engine.code.threads;
         threads.replace(&mut child.ctx, &mut thread.ctx);

@@ -12,10 +12,10 @@ use hashbrown::{HashMap, HashSet};
 use libc::SIGXFSZ;
 
 use super::Settings;
-use super::blocks::Blocks;
 use super::counters::Counters;
 use super::entry;
 use super::lockstep::Prepared;
+use super::predecoded::Predecoded;
 use super::threads::Threads;
 use crate::addr::GuestAddr;
 use crate::codecache::{CodeCache, MAP_REACH};
@@ -26,7 +26,7 @@ use crate::profile::{Durability, Identities, Profile};
 
 /// See the module documentation.
 pub struct Code<M: GuestMemory> {
-    pub(super) blocks: Blocks<M>,
+    pub(super) predecoded: Predecoded<M>,
     pub(super) cache: CodeCache,
     pub(super) decoder: Decoder,
     /// Addresses that indirect branches (returns among them) were seen or are expected to
@@ -53,7 +53,7 @@ impl<M: GuestMemory> Code<M> {
         profile: Profile,
     ) -> io::Result<Code<M>> {
         Ok(Code {
-            blocks: Blocks::new(),
+            predecoded: Predecoded::new(),
             cache: CodeCache::new(settings.cache_bytes, entry::indirect_miss())?,
             decoder,
             indirect_targets: HashSet::new(),
@@ -99,8 +99,9 @@ impl<M: GuestMemory> CodeControl for Code<M> {
             self.stop();
         }
         self.cache.invalidate(range.clone());
-        self.blocks.invalidate(range.clone());
-        self.profile.invalidate(range);
+        for id in self.profile.invalidate(range) {
+            self.predecoded.forget(id);
+        }
     }
 
     fn require_exact_indirect(&mut self) {
@@ -119,6 +120,8 @@ impl<M: GuestMemory> CodeControl for Code<M> {
     fn module_mapped(&mut self, range: Range<GuestAddr>, path: &Path, file_offset: u64) {
         // A file that can't be read any more is profiled in memory only.
         let started = Instant::now();
+        // A descriptor that a running thread would otherwise get is taken for a moment.
+        self.stop();
         let identity = File::open(path).and_then(|file| self.identities.identify(&file));
         self.profile.spent_loading(started.elapsed());
         match identity {
@@ -129,6 +132,10 @@ impl<M: GuestMemory> CodeControl for Code<M> {
                 tracing::debug!(target: "temper::profile", ?path, %error, "not identified");
             }
         }
+    }
+
+    fn finish_workers(&mut self) {
+        self.profile.finish_timed_save();
     }
 
     fn keep_learned(&mut self) {
@@ -154,7 +161,8 @@ impl<M: GuestMemory> CodeControl for Code<M> {
     }
 
     fn set_pass_through(&mut self, mask: [u64; 8]) {
-        self.threads.set_pass_through(mask);
-        self.stop();
+        if self.threads.set_pass_through(mask) {
+            self.stop();
+        }
     }
 }

@@ -18,11 +18,14 @@ const CELL_COUNT: usize = 1 << 18;
 /// Executions until a counter runs out for the first time.
 const FIRST_PERIOD: i32 = 4096;
 const MAX_PERIOD: i32 = 1 << 20;
-/// A head that comes around more often than every so many TSC cycles isn't counted: a
-/// count costs about two.
-const MIN_CYCLES: u64 = 400;
-/// TSC cycles between bursts, some 20 ms.
+/// All heads together are counted at most once in so many TSC cycles: a count costs some
+/// ten. A head beyond that isn't counted any more.
+const MIN_CYCLES: u64 = 1500;
+/// TSC cycles between bursts, at least (some 20 ms) and at most.
 const BURST_INTERVAL: u64 = 50_000_000;
+const MAX_BURST_INTERVAL: u64 = 100 * BURST_INTERVAL;
+/// After a burst, so many times its own duration pass before the next.
+const BURST_SHARE: u64 = 250;
 /// Blocks that a burst interprets, about 50 us.
 const BURST_BLOCKS: u32 = 800;
 
@@ -30,6 +33,8 @@ struct Head {
     cell: u32,
     period: i32,
     since: u64,
+    /// Counts per TSC cycle when it last ran out; 0 before.
+    rate: f32,
     disabled: bool,
 }
 
@@ -45,7 +50,10 @@ pub(super) struct RanOut {
 pub(super) struct Counters {
     heads: HashMap<GuestAddr, Head>,
     used: usize,
-    last_burst: u64,
+    /// Counts per TSC cycle of all heads that are counted.
+    rate: f32,
+    burst_started: u64,
+    next_burst: u64,
 }
 
 impl Counters {
@@ -74,7 +82,9 @@ impl Counters {
         Ok(Counters {
             heads: HashMap::new(),
             used: 0,
-            last_burst: cycles(),
+            rate: 0.0,
+            burst_started: 0,
+            next_burst: cycles() + BURST_INTERVAL,
         })
     }
 
@@ -93,6 +103,7 @@ impl Counters {
             cell,
             period: FIRST_PERIOD,
             since: cycles(),
+            rate: 0.0,
             disabled: false,
         };
         self.heads.insert(head, fresh);
@@ -108,30 +119,43 @@ impl Counters {
                 burst: 0,
             };
         };
-        let elapsed = now.saturating_sub(state.since);
-        state.disabled = elapsed < state.period as u64 * MIN_CYCLES;
+        let elapsed = now.saturating_sub(state.since).max(1);
+        let others = self.rate - state.rate;
+        let rate = state.period as f32 / elapsed as f32;
+        state.disabled = (others + rate) * MIN_CYCLES as f32 > 1.0;
+        state.rate = if state.disabled { 0.0 } else { rate };
+        self.rate = others + state.rate;
         if !state.disabled {
             state.period = (state.period * 2).min(MAX_PERIOD);
         }
         state.since = now;
         set(state.cell, state.period);
-        let due = now.saturating_sub(self.last_burst) >= BURST_INTERVAL;
-        if due {
-            self.last_burst = now;
-        }
+        let disable = state.disabled;
         RanOut {
-            disable: state.disabled,
-            burst: if due { BURST_BLOCKS } else { 0 },
+            disable,
+            burst: self.burst_due(now),
         }
     }
 
-    /// A visit to the dispatcher for another reason: whether a burst is due.
-    pub(super) fn burst_due(&mut self) -> Option<u32> {
+    /// A visit to the dispatcher for another reason: how many blocks are to be interpreted.
+    pub(super) fn visited(&mut self) -> u32 {
+        self.burst_due(cycles())
+    }
+
+    fn burst_due(&mut self, now: u64) -> u32 {
+        if now < self.next_burst {
+            return 0;
+        }
+        self.burst_started = now;
+        self.next_burst = now + MAX_BURST_INTERVAL;
+        BURST_BLOCKS
+    }
+
+    /// The burst is over; the next comes when this one has cost little.
+    pub(super) fn burst_over(&mut self) {
         let now = cycles();
-        (now.saturating_sub(self.last_burst) >= BURST_INTERVAL).then(|| {
-            self.last_burst = now;
-            BURST_BLOCKS
-        })
+        let pause = BURST_SHARE * now.saturating_sub(self.burst_started);
+        self.next_burst = now + pause.clamp(BURST_INTERVAL, MAX_BURST_INTERVAL);
     }
 }
 

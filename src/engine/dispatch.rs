@@ -5,23 +5,22 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::blocks::{KnownBlock, Slot};
 use super::code::Code;
 use super::counters::Counters;
 use super::lockstep::Prepared;
-use super::promote::{describe, promote};
+use super::promote::{decode_watched, describe, promote};
 use super::stats::Stats;
 use super::world::GuestThread;
 use super::{Settings, Tier, entry, host_signals, lockstep};
 use crate::addr::{GuestAddr, HostAddr};
 use crate::codecache::{LATE_ENTRY_BYTES, MAP_REACH};
-use crate::decode::{BlockEnd, Decoder, MAX_BLOCK_INSTRUCTIONS};
+use crate::decode::{Block, BlockEnd, Decoder, MAX_BLOCK_INSTRUCTIONS};
 use crate::guest::{
     EnvAction, ExitKind, FarTarget, GuestEnv, GuestTrap, ThreadContext, far_index, flags,
 };
 use crate::interp::{Machine, PredecodedBlock, step_one};
 use crate::native::{StubCache, trap_from_signal};
-use crate::profile::{Outcome as Way, Profile};
+use crate::profile::{BlockId, Outcome as Way, Profile};
 use crate::translate::recovery::Place;
 use crate::translate::{Translator, late_indirect_entry};
 
@@ -76,6 +75,8 @@ impl<E: GuestEnv> Engine<E> {
 
     /// Completes the statistics at the guest's end.
     pub fn complete_stats(&mut self) {
+        // Of threads that are still there; those that ended are in already.
+        self.stats.syscalls.passed += self.code.threads.syscalls_passed();
         let cache = self.code.cache.stats;
         self.stats.blocks.links = cache.links;
         self.stats.cache.capacity_bytes = self.settings.cache_bytes as u64;
@@ -108,6 +109,11 @@ impl<E: GuestEnv> Engine<E> {
         }
         if thread.burst > 0 {
             thread.burst -= 1;
+            if thread.burst == 0
+                && let Some(counters) = &mut self.code.counters
+            {
+                counters.burst_over();
+            }
         } else if tier1 && let Some(host) = self.code.cache.lookup(pc) {
             return self.before_entering(thread, host);
         }
@@ -152,9 +158,7 @@ impl<E: GuestEnv> Engine<E> {
                     return EnvAction::Continue;
                 }
                 self.stats.exits.syscall += 1;
-                if let Some(burst) = self.code.counters.as_mut().and_then(Counters::burst_due) {
-                    thread.burst = burst;
-                }
+                self.look_at_the_clock(thread);
                 self.stats.syscalls.handled += 1;
                 env.syscall(&mut thread.own, &mut thread.ctx, &mut self.code)
             }
@@ -175,13 +179,25 @@ impl<E: GuestEnv> Engine<E> {
                 let head = thread.ctx.cpu.pc();
                 if let Some(counters) = &mut self.code.counters {
                     let decision = counters.ran_out(head);
-                    thread.burst = decision.burst;
+                    thread.burst += decision.burst;
+                    if decision.burst > 0 {
+                        self.code.profile.save_if_due();
+                    }
                     if decision.disable {
                         self.code.cache.disable_counter(head);
                     }
                 }
                 EnvAction::Continue
             }
+        }
+    }
+
+    /// What is to be done some times a second, at a visit to the dispatcher.
+    fn look_at_the_clock(&mut self, thread: &mut GuestThread<E>) {
+        let burst = self.code.counters.as_mut().map_or(0, Counters::visited);
+        if burst > 0 {
+            thread.burst += burst;
+            self.code.profile.save_if_due();
         }
     }
 
@@ -203,14 +219,13 @@ impl<E: GuestEnv> Engine<E> {
             Some(prepared) => prepared,
             None => {
                 let decoder = self.code.decoder;
-                let block = match decoder.block(env.memory(), pc) {
-                    Ok(block) => block,
+                let mut block = Block::default();
+                match decode_watched(&decoder, &self.code.threads, env, pc, &mut block) {
+                    Ok(true) => {}
+                    Ok(false) => return self.interpret(thread, env, pc, false),
                     Err(trap) => {
                         return env.trap(&mut thread.own, &mut thread.ctx, trap, &mut self.code);
                     }
-                };
-                if !env.watch_code(block.range()) {
-                    return self.interpret(thread, env, pc, false);
                 }
                 let prepared = Rc::new(Prepared::new(block, &decoder, &mut self.stubs));
                 self.code.prepared.insert(pc, Rc::clone(&prepared));
@@ -324,35 +339,33 @@ impl<E: GuestEnv> Engine<E> {
         tier1: bool,
     ) -> EnvAction {
         let started = self.settings.timing.then(Instant::now);
-        let (slot, fresh) = match self.known_block(env, pc, tier1) {
+        let (id, fresh) = match self.known_block(env, pc, tier1) {
             Ok(Some(found)) => found,
             Ok(None) => return self.single(thread, env),
             Err(trap) => return env.trap(&mut thread.own, &mut thread.ctx, trap, &mut self.code),
         };
-        let block = self.code.blocks.at(slot);
+        let profile = &mut self.code.profile;
+        let untranslatable = profile.is_untranslatable(id);
         // The alignment check is the CPU's in generated code, costly here.
         let careful = thread.ctx.cpu.rflags & (flags::TF | flags::AC) != 0;
         if tier1
-            && (careful || block.executions >= self.settings.promote_after)
-            && !block.untranslatable
+            && (careful || profile.visits(id) >= self.settings.promote_after)
+            && !untranslatable
             // A burst interprets code that the cache holds.
             && !self.code.cache.contains(pc)
             && self.code.fragments < self.settings.stop_after
         {
-            return self.promote(env, pc, slot);
+            return self.promote(env, pc, id);
         }
         if careful {
             return self.single(thread, env);
         }
-        block.executions = block.executions.saturating_add(1);
-        let id = block.id;
-        self.code.profile.enter(id);
+        profile.enter(id);
         // Code that will be translated the next time isn't worth keeping.
-        let keep =
-            !tier1 || block.untranslatable || thread.burst > 0 || self.settings.promote_after > 1;
-        let predecoded = match &mut block.predecoded {
-            Some(predecoded) => &**predecoded,
-            kept => {
+        let keep = !tier1 || untranslatable || thread.burst > 0 || self.settings.promote_after > 1;
+        let predecoded = match self.code.predecoded.get(id) {
+            Some(predecoded) => predecoded,
+            None => {
                 if !fresh {
                     let memory = env.memory();
                     let scratch = &mut self.code.scratch;
@@ -365,7 +378,7 @@ impl<E: GuestEnv> Engine<E> {
                 }
                 if keep {
                     let made = PredecodedBlock::new(&self.code.scratch, &mut self.stubs);
-                    &**kept.insert(Box::new(made))
+                    self.code.predecoded.keep(id, made)
                 } else {
                     self.scratch_ops.refill(&self.code.scratch, &mut self.stubs);
                     &self.scratch_ops
@@ -399,10 +412,16 @@ impl<E: GuestEnv> Engine<E> {
                 self.code.profile.edge(id, outcome);
                 EnvAction::Continue
             }
-            BlockEnd::Jump { .. } | BlockEnd::Next { .. } | BlockEnd::Call { .. } => {
+            BlockEnd::Jump { .. } | BlockEnd::Next { .. } => EnvAction::Continue,
+            // The callee may well return from generated code.
+            BlockEnd::Call { return_to, .. } => {
+                self.code.cache.map.prepare(return_to);
                 EnvAction::Continue
             }
             BlockEnd::IndirectJump | BlockEnd::IndirectCall { .. } | BlockEnd::Return { .. } => {
+                if let BlockEnd::IndirectCall { return_to } = end {
+                    self.code.cache.map.prepare(return_to);
+                }
                 self.code.profile.indirect(id, thread.ctx.cpu.pc());
                 if tier1 {
                     self.code.indirect_targets.insert(thread.ctx.cpu.pc());
@@ -413,6 +432,7 @@ impl<E: GuestEnv> Engine<E> {
             BlockEnd::Syscall { at, .. } if thread.ctx.cpu.rip != at.0 => EnvAction::Continue,
             BlockEnd::Syscall { next, .. } => {
                 thread.ctx.cpu.rip = next.0;
+                self.look_at_the_clock(thread);
                 self.stats.syscalls.handled += 1;
                 env.syscall(&mut thread.own, &mut thread.ctx, &mut self.code)
             }
@@ -463,15 +483,12 @@ impl<E: GuestEnv> Engine<E> {
         env: &mut E,
         pc: GuestAddr,
         tier1: bool,
-    ) -> Result<Option<(Slot, bool)>, GuestTrap> {
-        if let Some(slot) = self.code.blocks.find(pc) {
-            return Ok(Some((slot, false)));
+    ) -> Result<Option<(BlockId, bool)>, GuestTrap> {
+        if let Some(id) = self.code.profile.find(pc) {
+            return Ok(Some((id, false)));
         }
         let block = &mut self.code.scratch;
-        self.code
-            .decoder
-            .block_into(env.memory(), pc, MAX_BLOCK_INSTRUCTIONS, block)?;
-        if !env.watch_code(block.range()) {
+        if !decode_watched(&self.code.decoder, &self.code.threads, env, pc, block)? {
             return Ok(None);
         }
         if self.settings.dump.blocks {
@@ -483,23 +500,19 @@ impl<E: GuestEnv> Engine<E> {
             && self.code.profile.known_hot(pc, &block.bytes).is_some();
         let starts_untranslatable =
             block.instructions.is_empty() && matches!(block.end, BlockEnd::InterpretOne { .. });
-        let known = KnownBlock {
-            start: pc,
-            len: block.len,
-            predecoded: None,
-            id: self.code.profile.block_id(block),
-            // What earlier runs had translated needn't be interpreted first.
-            executions: if known_hot {
-                self.settings.promote_after
-            } else {
-                0
-            },
-            untranslatable: starts_untranslatable,
-        };
-        Ok(Some((self.code.blocks.insert(known), true)))
+        let id = self.code.profile.block_id(block);
+        if starts_untranslatable {
+            self.code.profile.mark_untranslatable(id);
+        }
+        // What earlier runs had translated needn't be interpreted first.
+        if known_hot {
+            let enough = self.settings.promote_after;
+            self.code.profile.assume_visits(id, enough);
+        }
+        Ok(Some((id, true)))
     }
 
-    fn promote(&mut self, env: &mut E, pc: GuestAddr, slot: Slot) -> EnvAction {
+    fn promote(&mut self, env: &mut E, pc: GuestAddr, id: BlockId) -> EnvAction {
         let started = self.settings.timing.then(Instant::now);
         match promote(
             &mut self.code,
@@ -519,7 +532,7 @@ impl<E: GuestEnv> Engine<E> {
             // The tier below goes on.
             Err(error) => {
                 tracing::debug!(target: "temper::translate", pc = pc.0, ?error, "not translated");
-                self.code.blocks.at(slot).untranslatable = true;
+                self.code.profile.mark_untranslatable(id);
             }
         }
         if let Some(started) = started {

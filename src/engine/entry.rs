@@ -238,6 +238,13 @@ temper_syscall:
     add al, 0x7f
     sahf
     mov rax, gs:[{SPILL} + 24]
+    mov gs:[{CALL_NUMBER}], rax
+    mov gs:[{CALL_ARGS}], rdi
+    mov gs:[{CALL_ARGS} + 8], rsi
+    mov gs:[{CALL_ARGS} + 16], rdx
+    mov gs:[{CALL_ARGS} + 24], r10
+    mov gs:[{CALL_ARGS} + 32], r8
+    mov gs:[{CALL_ARGS} + 40], r9
     // Whoever stops the world sees this word, or this thread sees its bit in `pending`:
     // the other side has a membarrier between its store and its load.
     mov qword ptr gs:[{IN_SYSCALL}], 1
@@ -296,6 +303,8 @@ temper_syscall_again:
     SPILL = const offsets::SPILL,
     PASS_THROUGH = const offsets::PASS_THROUGH,
     IN_SYSCALL = const offsets::IN_SYSCALL,
+    CALL_NUMBER = const offsets::CALL_NUMBER,
+    CALL_ARGS = const offsets::CALL_ARGS,
     SYSCALL_BUDGET = const offsets::SYSCALL_BUDGET,
     SYSCALLS_PASSED = const offsets::SYSCALLS_PASSED,
     NOT_ENTERED = const ExitKind::NotEntered as u32,

@@ -13,6 +13,8 @@
 use std::io;
 use std::sync::atomic::Ordering;
 
+use syscalls::Sysno;
+
 use super::entry;
 use crate::addr::HostAddr;
 use crate::codecache::{ARENA_BASE, ARENA_LIMIT};
@@ -231,8 +233,12 @@ unsafe extern "C" fn on_signal(
         return;
     }
 
-    // SAFETY: Temper's threads other than guest threads block every signal.
-    let ctx = unsafe { &mut *this_context() };
+    // SAFETY: Temper's threads other than guest threads block every signal; what gs names
+    // otherwise has a null pointer there.
+    let Some(ctx) = (unsafe { this_context().as_mut() }) else {
+        put_off(info, context);
+        return;
+    };
     let record = match SYNCHRONOUS.iter().position(|&own| own == signo) {
         None => &mut ctx.signal_info,
         Some(slot) => &mut ctx.sent_synchronous[slot],
@@ -301,6 +307,51 @@ fn returns_from_call(pc: u64) -> bool {
     between(pc, entry::syscall_commit(), entry::syscall_end())
         || (syscall::interruptible_window().start.0..=syscall::interruptible_window().end.0)
             .contains(&pc)
+}
+
+/// What the gs base names in a host thread that isn't a guest's yet, or no longer: nothing
+/// but a null pointer in the place of a context's own address.
+static NOBODY: [u64; offsets::SELF_PTR / 8 + 1] = [0; offsets::SELF_PTR / 8 + 1];
+
+/// From now on the calling thread has no context: signals that reach it wait.
+pub fn leave_context() {
+    // SAFETY: FSGSBASE was checked at start-up; what gs names now lives for ever.
+    unsafe { std::arch::asm!("wrgsbase {}", in(reg) NOBODY.as_ptr(), options(nostack)) };
+}
+
+/// Runs `operation`, which starts a thread: that inherits the gs base, and is to find no
+/// context until it has its own.
+pub fn without_context<R>(operation: impl FnOnce() -> R) -> R {
+    let own: u64;
+    // SAFETY: reads the gs base.
+    unsafe { std::arch::asm!("rdgsbase {}", out(reg) own, options(nostack, nomem)) };
+    leave_context();
+    let result = operation();
+    // SAFETY: as it was.
+    unsafe { std::arch::asm!("wrgsbase {}", in(reg) own, options(nostack)) };
+    result
+}
+
+/// A signal for a thread without a context: it blocks all of them and gets this one again
+/// once it opens its mask. One for the process is any thread's.
+fn put_off(info: &libc::siginfo_t, context: &mut libc::ucontext_t) {
+    // SAFETY: the kernel's sigset is 8 bytes, and uc_sigmask holds at least that.
+    unsafe { (&raw mut context.uc_sigmask).cast::<u64>().write(u64::MAX) };
+    let signo = info.si_signo as u64;
+    let number = |call: Sysno| call.id() as u64;
+    // SAFETY: neither call touches memory but `info`, which the kernel reads.
+    unsafe {
+        let process = syscall::raw(number(Sysno::getpid), [0; 6]) as u64;
+        let at = std::ptr::from_ref(info) as u64;
+        if SYNCHRONOUS.contains(&info.si_signo) && info.si_code != libc::SI_TKILL {
+            let args = [process, signo, at, 0, 0, 0];
+            syscall::raw(number(Sysno::rt_sigqueueinfo), args);
+        } else {
+            let thread = syscall::raw(number(Sysno::gettid), [0; 6]) as u64;
+            let args = [process, thread, signo, at, 0, 0];
+            syscall::raw(number(Sysno::rt_tgsigqueueinfo), args);
+        }
+    }
 }
 
 fn this_context() -> *mut ThreadContext {

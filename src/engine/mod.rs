@@ -7,7 +7,6 @@
 //! decides what a fragment contains, [`entry`] is the way in and out, [`host_signals`] what
 //! happens when the host interrupts. Knows nothing of any operating system's system calls.
 
-mod blocks;
 mod children;
 mod code;
 mod counters;
@@ -16,6 +15,7 @@ mod entry;
 pub mod host_signals;
 mod lock;
 mod lockstep;
+mod predecoded;
 mod promote;
 pub mod stats;
 mod threads;
@@ -47,7 +47,7 @@ pub struct Settings {
     /// Bound of the code cache, in bytes.
     pub cache_bytes: usize,
     /// Executions of a block in the interpreter before it is translated.
-    pub promote_after: u32,
+    pub promote_after: u16,
     /// Empty the cache at every so many entries of generated code; 0 is never.
     pub flush_every: u64,
     /// Translate nothing more after so many fragments.
@@ -64,7 +64,7 @@ pub struct Settings {
 /// Executions after which a block is promoted: what runs twice is translated. Interpreting a
 /// block for the first time costs about what translating it does, and each later visit from
 /// generated code 0.2 us more; measured on python3's start-up, 1 beats 0, 3 and more.
-pub const PROMOTE_AFTER: u32 = 1;
+pub const PROMOTE_AFTER: u16 = 1;
 
 impl Default for Settings {
     fn default() -> Self {

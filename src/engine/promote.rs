@@ -6,9 +6,10 @@ use std::fmt::Write as _;
 
 use super::Settings;
 use super::code::Code;
+use super::threads::Threads;
 use crate::addr::GuestAddr;
-use crate::decode::{Block, MAX_BLOCK_INSTRUCTIONS};
-use crate::guest::GuestEnv;
+use crate::decode::{Block, Decoder, MAX_BLOCK_INSTRUCTIONS};
+use crate::guest::{GuestEnv, GuestTrap, Watched};
 use crate::profile::Tier;
 use crate::translate::{self, Plan, TranslateError, Translator};
 
@@ -72,17 +73,24 @@ impl<E: GuestEnv> Plan for Follow<'_, E> {
         }
         std::mem::swap(&mut self.looked_at, into);
         self.looked_at.len = 0;
-        if !self.env.watch_code(into.range()) {
-            return false;
+        let decoder = self.code.decoder;
+        match self.env.watch_code(into.range(), &self.code.threads) {
+            Watched::Already => {}
+            Watched::Newly => {
+                match decode_watched(&decoder, &self.code.threads, self.env, addr, into) {
+                    Ok(true) => {}
+                    Ok(false) | Err(_) => return false,
+                }
+            }
+            Watched::Refused => return false,
         }
         if self.dump {
             eprintln!("{}", describe(into));
         }
-        let id = match self.code.blocks.get(addr) {
-            Some(known) => known.id,
+        let id = match self.code.profile.find(addr) {
+            Some(id) => id,
             None => {
-                let new = self.code.profile.find(addr).is_none();
-                self.from_profile += u64::from(new);
+                self.from_profile += 1;
                 self.code.profile.block_id(into)
             }
         };
@@ -94,10 +102,11 @@ impl<E: GuestEnv> Plan for Follow<'_, E> {
         if self.single || self.code.cache.contains(addr) {
             return false;
         }
-        match self.code.blocks.get(addr) {
-            Some(block) if block.executions > 0 => !block.untranslatable,
-            // It was translated before and evicted.
-            None if self.code.profile.find(addr).is_some() => true,
+        let profile = &self.code.profile;
+        match profile.find(addr) {
+            Some(id) if profile.is_untranslatable(id) => false,
+            // Seen to run, or translated before and evicted.
+            Some(id) if profile.visits(id) > 0 || profile.tier(id) > Tier::Interpreted => true,
             Some(_) | None => self.known(addr),
         }
     }
@@ -120,6 +129,29 @@ impl<E: GuestEnv> Plan for Follow<'_, E> {
             counters.cell(addr)
         } else {
             None
+        }
+    }
+}
+
+/// Decodes the block at `pc` as it will stay until the surroundings report a change. False:
+/// it changes too often for that.
+///
+/// # Errors
+/// The trap of fetching or decoding.
+pub(super) fn decode_watched<E: GuestEnv>(
+    decoder: &Decoder,
+    threads: &Threads,
+    env: &mut E,
+    pc: GuestAddr,
+    into: &mut Block,
+) -> Result<bool, GuestTrap> {
+    loop {
+        decoder.block_into(env.memory(), pc, MAX_BLOCK_INSTRUCTIONS, into)?;
+        match env.watch_code(into.range(), threads) {
+            Watched::Already => return Ok(true),
+            // Another thread may have changed it between the two.
+            Watched::Newly => {}
+            Watched::Refused => return Ok(false),
         }
     }
 }
@@ -177,9 +209,6 @@ pub(super) fn promote<E: GuestEnv>(
     };
     code.cache.install(space, fragment, !settings.verify);
     code.fragments += 1;
-    for entry in &fragment.entries {
-        code.blocks.remove(entry.guest);
-    }
     if settings.dump.fragments
         && let Some((start, bytes)) = code.cache.code_of(head)
     {

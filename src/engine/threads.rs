@@ -16,7 +16,9 @@ use syscalls::Sysno;
 use super::code::Code;
 use crate::addr::HostAddr;
 use crate::codecache::Location;
-use crate::guest::{ExitKind, Gpr, GuestMemory, ThreadContext, pending, presence};
+use crate::guest::{
+    CallsInFlight, ExitKind, Gpr, GuestMemory, HostCall, ThreadContext, pending, presence,
+};
 use crate::host::syscall::{SyscallResult, call};
 use crate::translate::recovery::{self, Place};
 
@@ -77,10 +79,18 @@ impl Threads {
         self.contexts.iter().map(|ctx| unsafe { ctx.as_ref() })
     }
 
-    pub(super) fn set_pass_through(&self, mask: [u64; 8]) {
+    /// Sets all masks; false if they were so already.
+    pub(super) fn set_pass_through(&self, mask: [u64; 8]) -> bool {
+        let mut changed = false;
         for ctx in self.iter() {
-            ctx.set_pass_through(mask);
+            changed |= ctx.set_pass_through(mask);
         }
+        changed
+    }
+
+    /// System calls that went out from assembly in all threads.
+    pub(super) fn syscalls_passed(&self) -> u64 {
+        self.iter().map(|ctx| ctx.syscalls_passed).sum()
     }
 
     /// Marks all threads inside; true if there is one that isn't in a system call, which
@@ -102,6 +112,14 @@ impl Threads {
         let running =
             |ctx: &ThreadContext| is_inside(ctx) && ctx.in_syscall.load(Ordering::Acquire) == 0;
         self.iter().any(running)
+    }
+}
+
+impl CallsInFlight for Threads {
+    fn calls(&self) -> Vec<HostCall> {
+        let busy = |ctx: &&ThreadContext| ctx.in_syscall.load(Ordering::Acquire) != 0;
+        // What is written again meanwhile belongs to a call that began later.
+        self.iter().filter(busy).map(|ctx| ctx.call).collect()
     }
 }
 

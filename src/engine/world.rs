@@ -201,7 +201,9 @@ impl<E: GuestEnv> Held<'_, E> {
     }
 
     fn make_call(&mut self, thread: &mut GuestThread<E>, call: HostCall) -> EnvAction {
-        let pending = thread.ctx.pending.as_ptr();
+        let ctx = &mut thread.ctx;
+        ctx.call = call;
+        ctx.in_syscall.store(1, Ordering::Release);
         let engine = &mut self.engine;
         let alone = engine.code.threads.alone();
         if !alone {
@@ -210,10 +212,11 @@ impl<E: GuestEnv> Held<'_, E> {
         }
         // SAFETY: the surroundings' call on the guest's memory or on the thread's own; the
         // word is the thread's, and its signal handler redirects a thread in the call.
-        let result = unsafe { interruptible(pending, call.number, call.args) };
+        let result = unsafe { interruptible(ctx.pending.as_ptr(), call.number, call.args) };
         if !alone {
             self.world.lock.acquire();
         }
+        ctx.in_syscall.store(0, Ordering::Relaxed);
         let Shared { engine, env } = &mut **self;
         env.call_returned(&mut thread.own, &mut thread.ctx, &mut engine.code, result)
     }

@@ -14,6 +14,7 @@ use std::marker::PhantomPinned;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cpu::CpuState;
+use super::env::HostCall;
 use super::vector::VectorState;
 
 /// Why generated code left. Written by exit stubs and by the signal handler.
@@ -90,9 +91,11 @@ pub struct ThreadContext {
     pub pass_through: [AtomicU64; 8],
     /// One of [`presence`].
     pub presence: AtomicU64,
-    /// Nonzero in the midst of a system call that goes out from assembly: the thread won't
-    /// touch generated code before it has looked at `pending`.
+    /// Nonzero while `call` is under way, or about to be. From assembly, the thread won't touch
+    /// generated code after it before it has looked at `pending`.
     pub in_syscall: AtomicU64,
+    /// The system call under way: its number, its arguments.
+    pub call: HostCall,
     /// Counts down pass-through system calls; at 0 one goes through Rust.
     pub syscall_budget: u64,
     pub syscalls_passed: u64,
@@ -169,6 +172,7 @@ impl Default for ThreadContext {
             pass_through: Default::default(),
             presence: AtomicU64::new(presence::OUTSIDE),
             in_syscall: AtomicU64::new(0),
+            call: HostCall::default(),
             syscall_budget: 0,
             syscalls_passed: 0,
             fault: FaultRecord::default(),
@@ -210,11 +214,12 @@ impl ThreadContext {
         }
     }
 
-    /// Sets which system calls go out from assembly.
-    pub fn set_pass_through(&self, mask: [u64; 8]) {
-        for (word, value) in self.pass_through.iter().zip(mask) {
-            word.store(value, Ordering::Relaxed);
-        }
+    /// Sets which system calls go out from assembly; false if they did already.
+    pub fn set_pass_through(&self, mask: [u64; 8]) -> bool {
+        let words = self.pass_through.iter().zip(mask);
+        words.fold(false, |changed, (word, value)| {
+            word.swap(value, Ordering::Relaxed) != value || changed
+        })
     }
 }
 
@@ -241,6 +246,8 @@ pub mod offsets {
     pub const PENDING: usize = offset_of!(ThreadContext, pending);
     pub const PASS_THROUGH: usize = offset_of!(ThreadContext, pass_through);
     pub const IN_SYSCALL: usize = offset_of!(ThreadContext, in_syscall);
+    pub const CALL_NUMBER: usize = offset_of!(ThreadContext, call.number);
+    pub const CALL_ARGS: usize = offset_of!(ThreadContext, call.args);
     pub const SYSCALL_BUDGET: usize = offset_of!(ThreadContext, syscall_budget);
     pub const SYSCALLS_PASSED: usize = offset_of!(ThreadContext, syscalls_passed);
     pub const FAULT: usize = offset_of!(ThreadContext, fault);

@@ -27,6 +27,11 @@ pub trait CodeControl {
     /// (bytes) on, so that what is learned of it can be kept for later runs.
     fn module_mapped(&mut self, range: Range<GuestAddr>, path: &Path, file_offset: u64);
 
+    /// Waits until only guest threads are left in the process. Called before what concerns one
+    /// thread alone to the host but all of a program to its author (credentials, namespaces),
+    /// and before fork. No other thread comes into being while the caller handles its event.
+    fn finish_workers(&mut self);
+
     /// The process is about to become another program: saves what was learned so far.
     fn keep_learned(&mut self);
 
@@ -74,8 +79,26 @@ pub enum EnvAction {
     Abort,
 }
 
+/// The system calls in which other threads are.
+pub trait CallsInFlight {
+    /// Those that began before the question; some may have ended.
+    fn calls(&self) -> Vec<HostCall>;
+}
+
+/// What became of a request to watch code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Watched {
+    /// It can't have changed unnoticed since before the request.
+    Already,
+    /// It is watched from now on; another thread may have written to it just before.
+    Newly,
+    /// It changes too often to be worth translating.
+    Refused,
+}
+
 /// A system call to be made in the host.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(C)]
 pub struct HostCall {
     pub number: u64,
     pub args: [u64; 6],
@@ -181,6 +204,6 @@ pub trait GuestEnv {
 
     /// Code in `range` is about to be predecoded or translated: from now on the
     /// surroundings must report changes to it (for writable pages by write-protecting them).
-    /// False: the range changes too often to be worth translating.
-    fn watch_code(&mut self, range: Range<GuestAddr>) -> bool;
+    /// Memory that one of `calls` may write to isn't to be protected.
+    fn watch_code(&mut self, range: Range<GuestAddr>, calls: &dyn CallsInFlight) -> Watched;
 }

@@ -41,8 +41,33 @@ pub enum Access {
     ReadWrite,
 }
 
+/// Marks an address as an offset in a segment; no 64-bit address of a guest's has this form,
+/// because it isn't canonical.
+const SEGMENTED_TAG: u64 = 1 << 62;
+
+/// The address `offset` bytes into the segment in segment register `segment` (numbered as
+/// encoded), for memory that is [`GuestMemory::SEGMENTED`]. Offsets have 32 bits.
+#[inline(always)]
+pub const fn segmented(segment: u8, offset: u64) -> GuestAddr {
+    GuestAddr(SEGMENTED_TAG | (segment as u64) << 32 | offset & 0xffff_ffff)
+}
+
+/// The segment register's number and the offset of an address made by [`segmented`].
+#[inline(always)]
+pub const fn segment_and_offset(addr: GuestAddr) -> Option<(u8, u32)> {
+    if addr.0 >> 35 == SEGMENTED_TAG >> 35 {
+        Some(((addr.0 >> 32 & 7) as u8, addr.0 as u32))
+    } else {
+        None
+    }
+}
+
 /// A guest's data and code memory.
 pub trait GuestMemory {
+    /// Whether data addresses of 16- and 32-bit code arrive as [`segmented`] ones, because
+    /// segments may have bases and limits. 64-bit code always uses linear addresses.
+    const SEGMENTED: bool = false;
+
     /// Reads a scalar, zero-extended.
     fn load(&mut self, addr: GuestAddr, width: Width) -> Result<u64, GuestTrap>;
 
@@ -72,6 +97,12 @@ pub trait GuestMemory {
 
     /// Writes all of `bytes`, or none where the fault can be known before.
     fn write_bytes(&mut self, addr: GuestAddr, bytes: &[u8]) -> Result<(), GuestTrap>;
+
+    /// Finds out whether [`GuestMemory::write_bytes`] would succeed, for callers that can't
+    /// undo what comes before it. Memory that grants pointers to all of it needs no answer.
+    fn probe_write(&mut self, _addr: GuestAddr, _len: usize) -> Result<(), GuestTrap> {
+        Ok(())
+    }
 
     /// Reads up to `buffer.len()` bytes of code; fewer when what follows can't be executed.
     /// Errs only when the first byte can't be fetched.

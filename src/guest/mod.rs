@@ -14,7 +14,7 @@ pub use context::{
     far_index, offsets, pending, presence,
 };
 pub use cpu::{CpuMode, CpuState, Gpr, flags};
-pub use env::{CodeControl, EnvAction, GuestEnv, HostCall};
-pub use memory::{Access, GuestMemory, Width};
+pub use env::{CallsInFlight, CodeControl, EnvAction, GuestEnv, HostCall, Watched};
+pub use memory::{Access, GuestMemory, Width, segment_and_offset, segmented};
 pub use trap::{GuestTrap, MemoryFault};
 pub use vector::VectorState;

@@ -102,8 +102,12 @@ impl Drop for Ignored {
 /// From now on the C library's allocator maps each piece it needs, so that C code in Temper
 /// (zstd) leaves the break alone.
 pub fn keep_c_heap_off_the_break() {
-    // SAFETY: sets a tunable of the allocator; no other thread runs yet.
-    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 0) };
+    // SAFETY: sets tunables of the allocator; no other thread runs yet.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 0);
+        // An arena for each thread would reserve 64 MiB.
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
 }
 
 #[cfg(test)]

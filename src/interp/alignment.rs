@@ -6,7 +6,7 @@
 //! (MOVAPS) gets the alignment check instead of its general protection fault.
 
 use crate::addr::GuestAddr;
-use crate::guest::{Access, GuestMemory, GuestTrap, Width};
+use crate::guest::{Access, GuestMemory, GuestTrap, Width, segment_and_offset};
 
 /// Guest memory with the alignment check of ring 3.
 pub struct AlignmentChecked<'a, M>(pub &'a mut M);
@@ -28,7 +28,8 @@ fn required(len: u64) -> u64 {
 
 fn check(addr: GuestAddr, len: u64) -> Result<(), GuestTrap> {
     // A non-canonical address faults before its alignment matters.
-    if addr.0.is_multiple_of(required(len)) || !super::machine::is_canonical(addr.0) {
+    let somewhere = super::machine::is_canonical(addr.0) || segment_and_offset(addr).is_some();
+    if addr.0.is_multiple_of(required(len)) || !somewhere {
         Ok(())
     } else {
         Err(GuestTrap::AlignmentCheck)
@@ -36,6 +37,8 @@ fn check(addr: GuestAddr, len: u64) -> Result<(), GuestTrap> {
 }
 
 impl<M: GuestMemory> GuestMemory for AlignmentChecked<'_, M> {
+    const SEGMENTED: bool = M::SEGMENTED;
+
     fn load(&mut self, addr: GuestAddr, width: Width) -> Result<u64, GuestTrap> {
         check(addr, width.bytes())?;
         self.0.load(addr, width)
@@ -74,6 +77,10 @@ impl<M: GuestMemory> GuestMemory for AlignmentChecked<'_, M> {
     fn write_bytes(&mut self, addr: GuestAddr, bytes: &[u8]) -> Result<(), GuestTrap> {
         check(addr, bytes.len() as u64)?;
         self.0.write_bytes(addr, bytes)
+    }
+
+    fn probe_write(&mut self, addr: GuestAddr, len: usize) -> Result<(), GuestTrap> {
+        self.0.probe_write(addr, len)
     }
 
     fn fetch(&mut self, addr: GuestAddr, buffer: &mut [u8]) -> Result<usize, GuestTrap> {

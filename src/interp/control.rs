@@ -3,7 +3,6 @@
 
 use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
-use crate::addr::GuestAddr;
 use crate::guest::{Gpr, GuestMemory, Width, flags};
 
 use super::condition::{by_condition, holds};
@@ -43,8 +42,9 @@ fn call_indirect<M: GuestMemory, W: Scalar, S: Source>(op: &Op<M>, m: &mut Machi
     let target = S::get::<M, W>(op, m)?;
     if !is_canonical(target) {
         // The stack's own fault comes first, but nothing is written.
-        let top = m.stack_at(op.stack_mask(), -(W::BYTES as i64));
-        m.update::<W, _>(GuestAddr(top), |_, old| (old, ()))?;
+        let mask = op.stack_mask();
+        let top = m.stack_at(mask, -(W::BYTES as i64));
+        m.update::<W, _>(Machine::<M>::stack_place(mask, top), |_, old| (old, ()))?;
     }
     m.check_target(target)?;
     m.push::<W>(op.stack_mask(), op.next_ip())?;

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::addr::GuestAddr;
-use crate::guest::{CpuState, Gpr, GuestMemory, GuestTrap, VectorState, Width};
+use crate::guest::{CpuState, Gpr, GuestMemory, GuestTrap, VectorState, Width, segmented};
 use crate::native::StubCache;
 
 use super::scalar::Scalar;
@@ -152,6 +152,17 @@ impl<'a, M: GuestMemory> Machine<'a, M> {
         }
     }
 
+    /// The address of `offset` on a stack of this address size.
+    #[inline(always)]
+    pub(super) fn stack_place(mask: u64, offset: u64) -> GuestAddr {
+        const SS: u8 = 2;
+        if M::SEGMENTED && mask != u64::MAX {
+            segmented(SS, offset)
+        } else {
+            GuestAddr(offset)
+        }
+    }
+
     /// The stack pointer moved by `by` within the stack's address size.
     #[inline(always)]
     pub(super) fn stack_at(&self, mask: u64, by: i64) -> u64 {
@@ -167,7 +178,10 @@ impl<'a, M: GuestMemory> Machine<'a, M> {
     #[inline(always)]
     pub(super) fn push<W: Scalar>(&mut self, mask: u64, value: u64) -> Step {
         let top = self.stack_at(mask, -(W::BYTES as i64));
-        if let Err(trap) = self.memory.store(GuestAddr(top), W::WIDTH, value) {
+        if let Err(trap) = self
+            .memory
+            .store(Self::stack_place(mask, top), W::WIDTH, value)
+        {
             return Err(self.stop(through_stack_segment(trap)));
         }
         self.set_stack(mask, top);
@@ -177,7 +191,7 @@ impl<'a, M: GuestMemory> Machine<'a, M> {
     /// Reads the stack `by` bytes above its top.
     #[inline(always)]
     pub(super) fn peek<W: Scalar>(&mut self, mask: u64, by: u64) -> Step<u64> {
-        let at = GuestAddr(self.stack_at(mask, by as i64));
+        let at = Self::stack_place(mask, self.stack_at(mask, by as i64));
         match self.memory.load(at, W::WIDTH) {
             Ok(value) => Ok(value),
             Err(trap) => Err(self.stop(through_stack_segment(trap))),

@@ -3,7 +3,7 @@
 //! operand is base + index * scale + displacement, branch-free in the usual case.
 
 use crate::addr::GuestAddr;
-use crate::guest::{CpuState, Gpr, GuestMemory};
+use crate::guest::{CpuState, Gpr, GuestMemory, segmented};
 use crate::native::StubId;
 
 use super::machine::{Machine, Step};
@@ -23,6 +23,10 @@ impl Special {
     const GS: u8 = 8;
     const STACK_32: u8 = 16;
     const STACK_16: u8 = 32;
+    /// 16- or 32-bit code of a machine: the segment register's number is in the bits of FS
+    /// and GS, and above.
+    const SEGMENTED: u8 = 64;
+    const SEGMENT_HIGH: u8 = 128;
 
     pub(super) fn set_address_bits(&mut self, bits: u32) {
         self.0 |= match bits {
@@ -46,6 +50,31 @@ impl Special {
 
     pub(super) fn set_gs(&mut self) {
         self.0 |= Self::GS;
+    }
+
+    /// The operand is in segment register `segment` of 16- or 32-bit code.
+    pub(super) fn set_segmented(&mut self, segment: u8) {
+        self.0 &= !(Self::FS | Self::GS | Self::SEGMENT_HIGH);
+        self.0 |= Self::SEGMENTED | (segment & 3) << 2 | (segment & 4) << 5;
+    }
+
+    #[inline(always)]
+    pub(super) fn is_segmented(self) -> bool {
+        self.0 & Self::SEGMENTED != 0
+    }
+
+    fn segment(self) -> u8 {
+        self.0 >> 2 & 3 | self.0 >> 5 & 4
+    }
+
+    /// The address of `offset` in the operand's segment.
+    #[inline(always)]
+    pub(super) fn place<M: GuestMemory>(self, cpu: &CpuState, offset: u64) -> GuestAddr {
+        if M::SEGMENTED && self.is_segmented() {
+            segmented(self.segment(), offset)
+        } else {
+            GuestAddr(self.segment_base(cpu).wrapping_add(offset))
+        }
     }
 
     #[inline(always)]
@@ -74,7 +103,7 @@ impl Special {
         }
     }
 
-    pub(super) fn segment_base(self, cpu: &CpuState) -> u64 {
+    fn segment_base(self, cpu: &CpuState) -> u64 {
         if self.0 & Self::FS != 0 {
             cpu.fs_base
         } else if self.0 & Self::GS != 0 {
@@ -150,12 +179,14 @@ impl<M: GuestMemory> Op<M> {
     /// first.
     pub fn address_displaced(&self, cpu: &CpuState, by: u64) -> GuestAddr {
         let offset = self.sum(cpu).wrapping_add(by) & self.special.address_mask();
-        GuestAddr(self.special.segment_base(cpu).wrapping_add(offset))
+        self.special.place::<M>(cpu, offset)
     }
 
     /// With RSP or RBP as base and no override, the memory operand is in the stack segment.
+    /// (Memory that knows segments raises the right fault by itself.)
     pub fn is_in_stack_segment(&self) -> bool {
         self.base_factor != 0
+            && !self.special.is_segmented()
             && (self.base == Gpr::Rsp as u8 || self.base == Gpr::Rbp as u8)
             && !self.special.has_segment()
     }

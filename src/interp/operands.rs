@@ -2,10 +2,12 @@
 
 use iced_x86::{CodeSize, Instruction, OpKind, Register};
 
-use crate::guest::{GuestMemory, Width};
+use crate::guest::{CpuMode, GuestMemory, Width};
 
 use super::op::{Handler, Op};
 use super::scalar::HIGH;
+
+const DS: u64 = 3;
 
 /// What an operand is, as far as choosing a handler goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +35,7 @@ pub(super) struct Operands {
 /// the first operand's to `dst`, the second's to `src`, the third's to `imm`.
 pub(super) fn translate<M: GuestMemory>(
     instruction: &Instruction,
+    stack: CpuMode,
     placeholder: Handler<M>,
 ) -> (Op<M>, Operands) {
     let mut op = Op {
@@ -58,11 +61,7 @@ pub(super) fn translate<M: GuestMemory>(
         second_width: Width::B8,
         locked: instruction.has_lock_prefix(),
     };
-    op.special.set_stack_bits(match instruction.code_size() {
-        CodeSize::Code16 => 16,
-        CodeSize::Code32 => 32,
-        CodeSize::Code64 | CodeSize::Unknown => 64,
-    });
+    op.special.set_stack_bits(stack.bits());
     for position in 0..count.min(3) {
         let (kind, width) = match instruction.op_kind(position) {
             OpKind::Register => match number(instruction.op_register(position)) {
@@ -181,12 +180,17 @@ fn set_address<M: GuestMemory>(op: &mut Op<M>, instruction: &Instruction) {
         _ => 64,
     });
     op.special.set_address_bits(bits);
-    set_segment(op, instruction.segment_prefix());
+    set_segment(op, instruction);
 }
 
-/// Takes note of a segment override; the others have no base in 64-bit mode.
-pub(super) fn set_segment<M: GuestMemory>(op: &mut Op<M>, segment: Register) {
-    match segment {
+/// Takes note of the operand's segment. In 64-bit mode only FS and GS have a base.
+pub(super) fn set_segment<M: GuestMemory>(op: &mut Op<M>, instruction: &Instruction) {
+    if M::SEGMENTED && instruction.code_size() != CodeSize::Code64 {
+        let segment = super::segments::index(instruction.memory_segment());
+        op.special.set_segmented(segment.unwrap_or(DS) as u8);
+        return;
+    }
+    match instruction.segment_prefix() {
         Register::FS => op.special.set_fs(),
         Register::GS => op.special.set_gs(),
         _ => {}

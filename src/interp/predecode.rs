@@ -2,7 +2,7 @@
 
 use iced_x86::{ConditionCode, Instruction};
 
-use crate::guest::GuestMemory;
+use crate::guest::{CpuMode, GuestMemory};
 use crate::native::{IdentityMemory, StubCache};
 
 use super::op::Op;
@@ -11,9 +11,13 @@ use super::{
     alu, bits, control, data, exchange, far, muldiv, op, shifts, stack, strings, stubbed, system,
 };
 
-/// Predecodes `instruction`, whatever it is.
-pub(super) fn predecode<M: GuestMemory>(instruction: &Instruction, stubs: &mut StubCache) -> Op<M> {
-    let (mut op, operands) = translate(instruction, system::invalid_opcode::<M>());
+/// Predecodes `instruction`, whatever it is. `stack` is the stack's address size.
+pub(super) fn predecode<M: GuestMemory>(
+    instruction: &Instruction,
+    stack: CpuMode,
+    stubs: &mut StubCache,
+) -> Op<M> {
+    let (mut op, operands) = translate(instruction, stack, system::invalid_opcode::<M>());
     match choose(&mut op, instruction, &operands) {
         Some(handler) => op.run = handler,
         None => stubbed::prepare(&mut op, instruction, stubs),
@@ -89,6 +93,6 @@ pub fn handling(instruction: &Instruction, stubs: &mut StubCache) -> Handling {
 /// Whether the interpreter executes `instruction` itself.
 pub(super) fn is_own(instruction: &Instruction) -> bool {
     let (mut op, operands) =
-        translate::<IdentityMemory>(instruction, system::invalid_opcode::<IdentityMemory>());
+        translate::<IdentityMemory>(instruction, CpuMode::Bits64, system::invalid_opcode());
     choose(&mut op, instruction, &operands).is_some() && system::host_has(instruction.mnemonic())
 }

@@ -44,7 +44,7 @@ impl<M: GuestMemory> PredecodedBlock<M> {
     pub fn refill(&mut self, block: &Block, stubs: &mut StubCache) {
         self.ops.clear();
         for instruction in &block.instructions {
-            self.ops.push(predecode(instruction, stubs));
+            self.ops.push(predecode(instruction, block.stack, stubs));
         }
         self.start = block.start;
         self.end = block.end;
@@ -74,6 +74,12 @@ impl<M: GuestMemory> PredecodedBlock<M> {
     /// Instructions in the block, without a SYSCALL or InterpretOne at its end.
     pub fn len(&self) -> usize {
         self.ops.len()
+    }
+
+    /// How many instructions lie before the one at `rip`; all of them if it isn't among them.
+    pub fn position(&self, rip: u64) -> usize {
+        let at = self.ops.iter().position(|op| op.ip == rip);
+        at.unwrap_or(self.ops.len())
     }
 
     /// Whether the block consists of its end alone.
@@ -140,11 +146,11 @@ pub fn step_one<M: GuestMemory>(
         let mut memory = AlignmentChecked(&mut *machine.memory);
         let (cpu, vector) = (&mut *machine.cpu, &mut *machine.vector);
         let mut machine = Machine::new(cpu, vector, &mut memory, machine.stubs);
-        let op = predecode(&instruction, machine.stubs);
+        let op = predecode(&instruction, decoder.stack, machine.stubs);
         machine.cpu.rip = op.next_ip();
         return run_alone(&op, &mut machine);
     }
-    let op = predecode(&instruction, machine.stubs);
+    let op = predecode(&instruction, decoder.stack, machine.stubs);
     machine.cpu.rip = op.next_ip();
     run_alone(&op, machine)
 }

@@ -2,7 +2,6 @@
 
 use iced_x86::{Code, Instruction, Mnemonic};
 
-use crate::addr::GuestAddr;
 use crate::guest::{Gpr, GuestMemory, Width, flags};
 
 use super::machine::{Machine, Step, Stop};
@@ -109,7 +108,7 @@ fn enter<M: GuestMemory, W: Scalar>(op: &Op<M>, m: &mut Machine<'_, M>) -> Step 
         let frame = m.cpu.get(Gpr::Rsp);
         for above in 1..level {
             let display = old_frame.wrapping_sub(above * W::BYTES) & mask;
-            let value = m.load::<W>(GuestAddr(display))?;
+            let value = m.load::<W>(Machine::<M>::stack_place(mask, display))?;
             m.push::<W>(mask, value)?;
         }
         if level > 0 {
@@ -117,7 +116,7 @@ fn enter<M: GuestMemory, W: Scalar>(op: &Op<M>, m: &mut Machine<'_, M>) -> Step 
         }
         let top = m.stack_at(mask, -(size as i64));
         // The CPU makes sure that the new top could be written (SDM volume 2, ENTER).
-        let at = GuestAddr(top);
+        let at = Machine::<M>::stack_place(mask, top);
         let probe = m.load_to_modify::<W>(at)?;
         m.store::<W>(at, probe)?;
         m.set_stack(mask, top);
@@ -138,7 +137,7 @@ fn enter<M: GuestMemory, W: Scalar>(op: &Op<M>, m: &mut Machine<'_, M>) -> Step 
 fn leave<M: GuestMemory, W: Scalar>(op: &Op<M>, m: &mut Machine<'_, M>) -> Step {
     let mask = op.stack_mask();
     let frame = m.cpu.get(Gpr::Rbp);
-    let value = m.load::<W>(GuestAddr(frame & mask))?;
+    let value = m.load::<W>(Machine::<M>::stack_place(mask, frame & mask))?;
     m.set_stack(mask, frame.wrapping_add(W::BYTES));
     W::write(m.cpu, Gpr::Rbp as u8, value);
     Ok(())

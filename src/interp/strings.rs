@@ -6,7 +6,7 @@
 use iced_x86::{Code, Instruction};
 
 use crate::addr::{GuestAddr, PAGE_SIZE};
-use crate::guest::{Access, Gpr, GuestMemory, Width, flags};
+use crate::guest::{Access, Gpr, GuestMemory, Width, flags, segmented};
 
 use super::host_alu::{self, Binary};
 use super::machine::{Machine, Step, Stop};
@@ -49,12 +49,18 @@ fn advance<M, W: Scalar>(m: &mut Machine<'_, M>, register: Gpr, mask: u64, eleme
 #[inline(always)]
 fn source<M: GuestMemory>(op: &Op<M>, m: &Machine<'_, M>) -> GuestAddr {
     let offset = m.cpu.get(Gpr::Rsi) & op.special.address_mask();
-    GuestAddr(op.special.segment_base(m.cpu).wrapping_add(offset))
+    op.special.place::<M>(m.cpu, offset)
 }
 
 #[inline(always)]
 fn destination<M: GuestMemory>(op: &Op<M>, m: &Machine<'_, M>) -> GuestAddr {
-    GuestAddr(m.cpu.get(Gpr::Rdi) & op.special.address_mask())
+    const ES: u8 = 0;
+    let offset = m.cpu.get(Gpr::Rdi) & op.special.address_mask();
+    if M::SEGMENTED && op.special.is_segmented() {
+        segmented(ES, offset)
+    } else {
+        GuestAddr(offset)
+    }
 }
 
 /// What a chunk did.
@@ -405,7 +411,7 @@ pub(super) fn handler<M: GuestMemory>(
         _ => return None,
     };
     op.special.set_address_bits(address_bits(instruction));
-    set_segment(op, instruction.segment_prefix());
+    set_segment(op, instruction);
     Some(handler)
 }
 

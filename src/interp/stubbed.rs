@@ -142,6 +142,11 @@ fn bounce<M: GuestMemory>(
     if let Err(trap) = m.memory.read_bytes(at, &mut buffer.0[window.clone()]) {
         return Err(m.stop(bounced(op, trap)));
     }
+    if access != Access::Read
+        && let Err(trap) = m.memory.probe_write(at, bytes)
+    {
+        return Err(m.stop(bounced(op, trap)));
+    }
     run(op, m, buffer.0[window.clone()].as_mut_ptr())?;
     match access {
         Access::Read => Ok(()),

@@ -339,7 +339,7 @@ pub(super) fn handler<M: GuestMemory>(
                 Code::Monitorxd | Code::Clzerod => 32,
                 _ => 64,
             });
-            super::operands::set_segment(op, instruction.segment_prefix());
+            super::operands::set_segment(op, instruction);
             if instruction.mnemonic() == Mnemonic::Clzero {
                 clear_line
             } else {

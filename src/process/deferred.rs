@@ -18,6 +18,8 @@ impl CodeControl for Deferred {
 
     fn module_mapped(&mut self, _: Range<GuestAddr>, _: &Path, _: u64) {}
 
+    fn finish_workers(&mut self) {}
+
     fn keep_learned(&mut self) {}
 
     fn stop_world(&mut self) {}

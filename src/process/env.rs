@@ -2,16 +2,18 @@
 
 use std::ops::Range;
 
+use super::Process;
 use super::host_signals::Host;
 use super::memory::{FAULT_FETCH, FAULT_WRITE, ProcessMemory, SEGV_ACCERR, SEGV_MAPERR};
 use super::notice::Notice;
 use super::share::end_sharing_child;
 use super::signals::{Signals, signal_for};
+use super::syscalls::may_write;
 use super::thread::ThreadState;
-use super::{Process, vdso};
 use crate::addr::{GuestAddr, HostAddr};
 use crate::guest::{
-    CodeControl, EnvAction, GuestEnv, GuestTrap, HostCall, MemoryFault, ThreadContext,
+    CallsInFlight, CodeControl, EnvAction, GuestEnv, GuestMemory, GuestTrap, HostCall, MemoryFault,
+    ThreadContext, Watched, Width,
 };
 use crate::native::IdentityMemory;
 
@@ -62,8 +64,11 @@ impl GuestEnv for Process {
                 return EnvAction::Continue;
             }
             if fault.error_code & FAULT_FETCH != 0
-                && vdso::emulate_vsyscall(ctx, self.memory.parts().0)
+                && let Some(action) = self.vsyscall(thread, ctx, code)
             {
+                return action;
+            }
+            if self.records.many_threads() && self.is_over(fault) {
                 return EnvAction::Continue;
             }
             self.as_the_guest_sees_it(fault);
@@ -144,12 +149,39 @@ impl GuestEnv for Process {
         self.sharing_child_left(thread, ctx, code, child, result)
     }
 
-    fn watch_code(&mut self, range: Range<GuestAddr>) -> bool {
-        self.memory.space.watch_code(range)
+    fn watch_code(&mut self, range: Range<GuestAddr>, calls: &dyn CallsInFlight) -> Watched {
+        let (memory, space) = self.memory.parts();
+        space.watch_code(range, &mut |page| {
+            let calls = calls.calls();
+            calls.iter().any(|call| may_write(call, page, memory))
+        })
     }
 }
 
 impl Process {
+    /// Whether the access would go through now: another thread mapped the page, or ended
+    /// Temper's own protection of it, before this one could report its fault. The kernel
+    /// lets such an instruction run again, too.
+    fn is_over(&mut self, fault: &MemoryFault) -> bool {
+        if i32::from(fault.signal) != libc::SIGSEGV
+            || !matches!(fault.si_code, SEGV_MAPERR | SEGV_ACCERR)
+            || fault.error_code & FAULT_FETCH != 0
+        {
+            return false;
+        }
+        match self.memory.load(fault.addr, Width::B1) {
+            // Storing the same byte in one atomic step changes nothing.
+            Ok(byte) if fault.error_code & FAULT_WRITE != 0 => {
+                let stored = self
+                    .memory
+                    .compare_exchange(fault.addr, Width::B1, byte, byte);
+                stored.is_ok()
+            }
+            Ok(_) => true,
+            Err(_) => false,
+        }
+    }
+
     /// Whether an address is mapped is the guest's view: Temper's own memory isn't there.
     fn as_the_guest_sees_it(&self, fault: &mut MemoryFault) {
         if i32::from(fault.signal) == libc::SIGSEGV

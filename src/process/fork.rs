@@ -24,6 +24,7 @@ impl Process {
             thread.signals = thread.signals.for_child(false);
             ctx.sent_synchronous = Default::default();
             self.records.keep_only(thread);
+            self.filters.keep_only(&thread.seccomp);
             let record = self.records.of_mut(thread);
             // A copy of standard error that stays open would keep a reader waiting for a daemon.
             record
@@ -33,8 +34,7 @@ impl Process {
             record.is_child = true;
             record.shares_memory = false;
             record.threads = 1;
-            record.leader_status = None;
-            thread.is_leader = true;
+
             self.start_child(&request, thread, ctx, code);
         }
         self.with_signals(thread, ctx, code, |signals| signals.update_host_mask());

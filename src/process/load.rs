@@ -144,18 +144,24 @@ impl Process {
         let record = ProcessRecord {
             identity,
             dispositions: Dispositions::inherited(inherited.ignored),
-            memory_limits: kept.map(|kept| kept.memory_limits).unwrap_or_default(),
+            memory_limits: kept
+                .as_ref()
+                .map(|kept| kept.memory_limits)
+                .unwrap_or_default(),
             notices: Notices::default(),
             own_descriptor: OwnDescriptor::new(options.own_descriptor),
             relaunch: options.relaunch,
             is_child: false,
             shares_memory: false,
             threads: 1,
-            leader_status: None,
         };
-        let process = Process::new(memory, alias, record);
-        let mask = kept.map_or(inherited.mask, |kept| kept.mask);
-        let thread = ThreadState::leader(RecordId::FIRST, ThreadSignals::new(mask));
+        let mut process = Process::new(memory, alias, record);
+        let mask = kept.as_ref().map_or(inherited.mask, |kept| kept.mask);
+        let thread = ThreadState::new(RecordId::FIRST, ThreadSignals::new(mask));
+        if let Some(kept) = &kept {
+            process.filters.restrict(&kept.seccomp);
+            thread.seccomp.set(kept.seccomp.clone());
+        }
         let start = Start {
             entry,
             stack: layout.pointer,

@@ -27,6 +27,7 @@ mod memory;
 mod notice;
 mod procfs;
 mod record;
+pub mod seccomp;
 mod share;
 pub mod signals;
 mod stack;
@@ -37,6 +38,7 @@ mod thread;
 mod thread_exit;
 mod threads;
 mod vdso;
+mod vsyscall;
 
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
@@ -46,6 +48,7 @@ use address_space::FileKey;
 pub use load::{LoadOptions, Loaded, Start};
 pub use memory::ProcessMemory;
 use record::{ProcessRecord, Records};
+use seccomp::Filters;
 pub use thread::ThreadState;
 use threads::{Ahead, Home};
 pub use threads::{Closing, run};
@@ -61,6 +64,7 @@ pub struct Process {
     vdso: Option<CodeAlias>,
     counts: Counts,
     records: Records,
+    filters: Filters,
     home: Option<Home>,
     closing: Ahead,
 }
@@ -94,6 +98,7 @@ impl Process {
             vdso,
             counts: Counts::default(),
             records: Records::new(record),
+            filters: Filters::default(),
             home: None,
             closing: Ahead::default(),
         }

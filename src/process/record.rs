@@ -24,8 +24,6 @@ pub struct ProcessRecord {
     pub shares_memory: bool,
     /// Threads that haven't ended.
     pub threads: usize,
-    /// The status of the first thread, if it has ended.
-    pub leader_status: Option<i32>,
 }
 
 /// Names a process among those of one address space.
@@ -92,6 +90,12 @@ impl Records {
         self.slots[thread.record.0]
             .as_ref()
             .expect("a live process")
+    }
+
+    /// Whether more than one thread runs in the address space.
+    pub fn many_threads(&self) -> bool {
+        let records = self.slots.iter().flatten();
+        records.map(|record| record.threads).sum::<usize>() > 1
     }
 
     /// Whether a descriptor of Temper's is open in any of the processes.

@@ -42,11 +42,11 @@ impl Process {
             is_child: true,
             shares_memory: true,
             threads: 1,
-            leader_status: None,
         };
         let record = self.records.add(record);
-        let mut child = ThreadState::leader(record, thread.signals.for_child(false));
+        let mut child = ThreadState::new(record, thread.signals.for_child(false));
         child.cloning = thread.cloning.clone();
+        child.seccomp = thread.seccomp.inherited();
         (child, call)
     }
 

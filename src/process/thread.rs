@@ -2,6 +2,7 @@
 
 use super::exec::Executing;
 use super::record::RecordId;
+use super::seccomp::ThreadSeccomp;
 use super::signals::ThreadSignals;
 use super::syscalls::{After, CloneRequest};
 use crate::addr::GuestAddr;
@@ -11,13 +12,12 @@ use crate::addr::GuestAddr;
 pub struct ThreadState {
     /// The process that it belongs to.
     pub(super) record: RecordId,
-    /// The thread that its process began with.
-    pub(super) is_leader: bool,
     pub(super) signals: ThreadSignals,
     /// set_tid_address(2): cleared and woken when the thread ends.
     pub(super) clear_child_tid: GuestAddr,
     /// set_robust_list(2).
     pub(super) robust_list: GuestAddr,
+    pub(super) seccomp: ThreadSeccomp,
     /// What the call under way is for.
     pub(super) after: After,
     /// RCX and R11 before it, which SYSCALL overwrites.
@@ -34,13 +34,13 @@ impl ThreadState {
     }
 
     /// The first thread of the process `record`.
-    pub(super) fn leader(record: RecordId, signals: ThreadSignals) -> ThreadState {
+    pub(super) fn new(record: RecordId, signals: ThreadSignals) -> ThreadState {
         ThreadState {
             record,
-            is_leader: true,
             signals,
             clear_child_tid: GuestAddr(0),
             robust_list: GuestAddr(0),
+            seccomp: ThreadSeccomp::default(),
             after: After::Return,
             before_call: [0; 2],
             executing: None,
@@ -51,8 +51,8 @@ impl ThreadState {
     /// Another thread of the same process, made by this one.
     pub(super) fn for_thread(&self) -> ThreadState {
         ThreadState {
-            is_leader: false,
-            ..ThreadState::leader(self.record, self.signals.for_child(true))
+            seccomp: self.seccomp.inherited(),
+            ..ThreadState::new(self.record, self.signals.for_child(true))
         }
     }
 }

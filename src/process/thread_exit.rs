@@ -30,12 +30,9 @@ impl Process {
     ) -> EnvAction {
         let record = self.records.of_mut(thread);
         record.threads -= 1;
-        if thread.is_leader {
-            record.leader_status = Some(status);
-        }
         if record.threads == 0 {
-            // A process has its leader's status, whoever ends last.
-            return EnvAction::Exit(record.leader_status.unwrap_or(status));
+            // A process has the status of the thread that ends last (since Linux 6.0).
+            return EnvAction::Exit(status);
         }
         self.release_robust_futexes(thread, code);
         let at = thread.clear_child_tid;

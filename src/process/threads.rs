@@ -14,9 +14,9 @@ use syscalls::Sysno;
 
 use super::signals::{SigSet, host_mask};
 use super::{Loaded, Process, ThreadState};
-use crate::engine::host_signals::SignalStack;
+use crate::engine::host_signals::{SignalStack, leave_context, without_context};
 use crate::engine::{Engine, GuestThread, Held, Outcome, Shared, World};
-use crate::guest::ThreadContext;
+use crate::guest::{CodeControl, ThreadContext};
 use crate::host::syscall::{Errno, raw};
 
 /// The guest's thread as the engine runs it.
@@ -80,6 +80,8 @@ pub fn run(engine: Engine<Process>, loaded: Loaded, closing: Closing) -> Result<
 /// The guest ends: nobody else gets the lock any more.
 fn close(mut held: Held<'_, Process>, thread: &ThreadState, outcome: Outcome) -> i32 {
     let Shared { engine, env } = &mut *held;
+    // Natively they'd be gone at once.
+    engine.code.stop_world();
     engine.complete_stats();
     let closing = env.closing.0.take().expect("a guest ends once");
     let status = closing(engine, env, thread, outcome);
@@ -122,6 +124,7 @@ impl Process {
             unshare,
         });
         let mask = host_mask::block(SigSet::all_asynchronous());
+        host_mask::catch_what_the_c_library_opens();
         let tid = start_host_thread(beginning);
         host_mask::set_mask(mask);
         tid
@@ -139,8 +142,9 @@ fn start_host_thread(beginning: Box<Beginning>) -> Result<i32, Errno> {
         libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), STACK_BYTES);
         let detached = libc::PTHREAD_CREATE_DETACHED;
         libc::pthread_attr_setdetachstate(attributes.as_mut_ptr(), detached);
-        let error =
-            libc::pthread_create(&raw mut thread, attributes.as_ptr(), begin, argument.cast());
+        let error = without_context(|| {
+            libc::pthread_create(&raw mut thread, attributes.as_ptr(), begin, argument.cast())
+        });
         libc::pthread_attr_destroy(attributes.as_mut_ptr());
         let mut clock: libc::clockid_t = 0;
         if error == 0 {
@@ -180,6 +184,7 @@ extern "C" fn begin(argument: *mut c_void) -> *mut c_void {
         Outcome::ThreadExit(_) => {
             // Freeing needs no lock of the world's.
             drop(held);
+            leave_context();
             drop(thread);
             drop(stack);
             std::ptr::null_mut()

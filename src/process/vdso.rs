@@ -1,18 +1,12 @@
 //! The guest's vdso: a copy of the host's image among the guest's code, so that it is
 //! translated like any code below 2 GiB. What it reads outside its image (the time pages)
-//! stays where the host put it, hence the alias. Also the vsyscall page, which no mapping
-//! can stand for: calls into it are carried out when the guest gets there.
-
-use std::ops::Range;
-
-use syscalls::Sysno;
+//! stays where the host put it, hence the alias.
 
 use super::address_space::{AddressSpace, Attributes, MapRequest, NO_FILE, Prot, Role};
 use super::deferred::Deferred;
 use crate::addr::{GuestAddr, PAGE_SIZE};
 use crate::decode::CodeAlias;
-use crate::guest::{Gpr, GuestMemory, ThreadContext, Width};
-use crate::host::syscall::raw;
+use crate::guest::{GuestMemory, Width};
 
 /// Copies the host's vdso into low guest memory; `None` if there is none (vdso=0) or no room.
 pub fn install(space: &mut AddressSpace, memory: &mut impl GuestMemory) -> Option<CodeAlias> {
@@ -67,35 +61,3 @@ fn image_bytes(memory: &mut impl GuestMemory, image: GuestAddr) -> Option<u64> {
 
 /// Far more than any kernel's.
 const MAX_IMAGE_BYTES: u64 = 1 << 20;
-
-/// The legacy page with three entry points (arch/x86/entry/vsyscall).
-const VSYSCALL: Range<u64> = 0xffff_ffff_ff60_0000..0xffff_ffff_ff60_1000;
-
-/// If the guest has called into the vsyscall page: does what it asked for and returns to its
-/// caller, true. False: not that page, not an entry point, or a bad pointer.
-pub fn emulate_vsyscall(ctx: &mut ThreadContext, memory: &mut impl GuestMemory) -> bool {
-    if !VSYSCALL.contains(&ctx.cpu.rip) || ctx.cpu.rip & 0x3ff != 0 {
-        return false;
-    }
-    let number = match (ctx.cpu.rip - VSYSCALL.start) >> 10 {
-        0 => Sysno::gettimeofday,
-        1 => Sysno::time,
-        2 => Sysno::getcpu,
-        _ => return false,
-    };
-    let stack = GuestAddr(ctx.cpu.get(Gpr::Rsp));
-    let Ok(caller) = memory.load(stack, Width::B8) else {
-        return false;
-    };
-    let (first, second) = (ctx.cpu.get(Gpr::Rdi), ctx.cpu.get(Gpr::Rsi));
-    // getcpu's third argument is ignored by every kernel since 2.6.24.
-    // SAFETY: writes at most a few words through the guest's own pointers.
-    let result = unsafe { raw(number.id() as u64, [first, second, 0, 0, 0, 0]) };
-    if result == -i64::from(libc::EFAULT) {
-        return false;
-    }
-    ctx.cpu.set(Gpr::Rax, result as u64);
-    ctx.cpu.set(Gpr::Rsp, stack.0.wrapping_add(8));
-    ctx.cpu.rip = caller;
-    true
-}

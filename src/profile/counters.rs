@@ -2,7 +2,6 @@
 //! is then an index into a vector, without hashing, because the interpreter does it for
 //! every block that it runs.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,25 +9,16 @@ use std::time::{Duration, Instant};
 use profile_db::{Bias, Counts, Error, Store, Tier, content_hash};
 
 use super::identity::Identity;
+use super::index::BlockIndex;
 use super::known::{KnownBlocks, KnownHot};
+use super::live::{BlockId, EndKind, LiveBlock, LiveBlocks, NO_SITE};
 use super::modules::{ModuleIndex, ModuleMap};
-use super::paths::{PathKey, PathRecorder, PathStep};
+use super::paths::{PathKey, PathRecorder};
+use super::save::Saved;
 use super::site::Site;
+use super::timed::TimedSaves;
 use crate::addr::GuestAddr;
-use crate::decode::{Block, BlockEnd};
-
-const NO_SITE: u32 = u32::MAX;
-
-/// A live block of this run. Valid until [`Profile::invalidate`] covers the block.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct BlockId(pub u32);
-
-impl BlockId {
-    #[inline]
-    fn index(self) -> usize {
-        self.0 as usize
-    }
-}
+use crate::decode::Block;
 
 /// Which way a conditional branch went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,37 +27,9 @@ pub enum Outcome {
     Next,
 }
 
-/// What counting touches: half a cache line a block.
-#[derive(Clone, Debug)]
-struct Counters {
-    start: GuestAddr,
-    entered: u32,
-    taken: u32,
-    next: u32,
-    site: u32,
-    step: PathStep,
-    head: bool,
-}
-
-/// What else is known of a live block.
-#[derive(Debug)]
-pub(super) struct LiveBlock {
-    pub hash: u64,
-    pub len: u32,
-    pub tier: Tier,
-    /// Earlier runs knew it as hot.
-    pub known: bool,
-    /// What they say of its branch.
-    bias: Bias,
-    pub end: BlockEnd,
-    /// Module and file offset; `None` for code of no module.
-    pub place: Option<(ModuleIndex, u64)>,
-}
-
 /// The counts of one live block, as it goes into the database.
 pub(super) struct BlockCounts<'a> {
     pub block: &'a LiveBlock,
-    pub head: bool,
     pub entered: u32,
     pub taken: u32,
     pub next: u32,
@@ -103,13 +65,13 @@ pub struct Profile {
     /// By module; `None` until the module is asked about.
     pub(super) known: Vec<Option<KnownBlocks>>,
     pub(super) retired: Vec<Retired>,
-    /// By module: a save of this run has been merged already.
-    pub(super) merged: Vec<bool>,
+    /// By module: what saves of this run did.
+    pub(super) saved: Vec<Saved>,
+    pub(super) timed: Option<TimedSaves>,
     pub(super) stats: ProfileStats,
     pub(super) paths: PathRecorder,
-    index: BTreeMap<GuestAddr, BlockId>,
-    counters: Vec<Counters>,
-    blocks: Vec<LiveBlock>,
+    pub(super) index: BlockIndex,
+    pub(super) blocks: LiveBlocks,
     free: Vec<BlockId>,
     sites: Vec<Site>,
     free_sites: Vec<u32>,
@@ -127,12 +89,12 @@ impl Profile {
             store,
             known: Vec::new(),
             retired: Vec::new(),
-            merged: Vec::new(),
+            saved: Vec::new(),
+            timed: None,
             stats: ProfileStats::default(),
             paths: PathRecorder::new(),
-            index: BTreeMap::new(),
-            counters: Vec::new(),
-            blocks: Vec::new(),
+            index: BlockIndex::new(),
+            blocks: LiveBlocks::default(),
             free: Vec::new(),
             sites: Vec::new(),
             free_sites: Vec::new(),
@@ -155,6 +117,10 @@ impl Profile {
     }
 
     /// What went wrong with the profile directory since the last call; the run goes on.
+    pub(super) fn warn(&mut self, errors: Vec<Error>) {
+        self.warnings.extend(errors);
+    }
+
     pub fn take_warnings(&mut self) -> Vec<Error> {
         std::mem::take(&mut self.warnings)
     }
@@ -172,7 +138,7 @@ impl Profile {
         let modules = self.modules.modules().len();
         self.known.resize_with(modules, || None);
         self.retired.resize_with(modules, Retired::default);
-        self.merged.resize(modules, false);
+        self.saved.resize(modules, Saved::Nothing);
         module
     }
 
@@ -244,117 +210,110 @@ impl Profile {
     /// The number of a decoded block: the same one each time until the block is
     /// invalidated or decodes differently.
     pub fn block_id(&mut self, block: &Block) -> BlockId {
-        let hash = content_hash(&block.bytes);
-        if let Some(&id) = self.index.get(&block.start) {
-            let live = &self.blocks[id.index()];
-            if live.hash == hash && live.end == block.end {
+        let mut live = LiveBlock::new(block, content_hash(&block.bytes));
+        if let Some(id) = self.index.find(block.start) {
+            if self.blocks[id].is_like(&live) {
                 return id;
             }
             self.retire(id);
         }
-        let place = self.modules.locate(block.start);
-        let known = match place {
-            Some((module, offset)) if self.store.is_some() => {
-                self.known(module).get(offset, || hash)
-            }
-            Some(_) | None => None,
-        };
-        let site = match block.end {
-            BlockEnd::IndirectJump | BlockEnd::IndirectCall { .. } | BlockEnd::Return { .. } => {
-                self.new_site()
-            }
-            BlockEnd::Jump { .. }
-            | BlockEnd::Branch { .. }
-            | BlockEnd::Call { .. }
-            | BlockEnd::Syscall { .. }
-            | BlockEnd::InterpretOne { .. }
-            | BlockEnd::Next { .. } => NO_SITE,
-        };
-        let counters = Counters {
-            start: block.start,
-            entered: 0,
-            taken: 0,
-            next: 0,
-            site,
-            step: path_step(block),
-            head: known.is_some_and(|known| known.head),
-        };
-        let live = LiveBlock {
-            hash,
-            len: block.len,
-            tier: Tier::Interpreted,
-            known: known.is_some(),
-            bias: known.map_or(Bias::Unknown, |known| known.bias),
-            end: block.end,
-            place,
-        };
+        if self.store.is_some()
+            && let Some((module, offset)) = self.modules.locate(block.start)
+            && let Some(known) = self.known(module).get(offset, || live.hash)
+        {
+            live.mark_known(true);
+            live.mark_head(known.head);
+            live.bias = known.bias;
+        }
         self.longest = self.longest.max(block.len);
         let id = match self.free.pop() {
             Some(id) => {
-                self.counters[id.index()] = counters;
-                self.blocks[id.index()] = live;
+                self.blocks[id] = live;
                 id
             }
-            None => {
-                let id = BlockId(self.blocks.len() as u32);
-                self.counters.push(counters);
-                self.blocks.push(live);
-                id
-            }
+            None => self.blocks.push(live),
         };
         self.index.insert(block.start, id);
         id
     }
 
-    fn new_site(&mut self) -> u32 {
-        match self.free_sites.pop() {
-            Some(site) => site,
-            None => {
-                self.sites.push(Site::default());
-                (self.sites.len() - 1) as u32
-            }
-        }
-    }
-
     /// A block is executed.
     #[inline]
     pub fn enter(&mut self, id: BlockId) {
-        let counters = &mut self.counters[id.index()];
-        counters.entered = counters.entered.saturating_add(1);
-        counters.head |= self
+        let block = &mut self.blocks[id];
+        block.entered = block.entered.saturating_add(1);
+        block.visits = block.visits.saturating_add(1);
+        let becomes_head = self
             .paths
-            .enter(counters.start, counters.head, counters.step);
+            .enter(block.start, block.is_head(), block.path_step());
+        block.mark_head(becomes_head);
+    }
+
+    /// How often a block was executed in the interpreter; saturates.
+    #[inline]
+    pub fn visits(&self, id: BlockId) -> u16 {
+        self.blocks[id].visits
+    }
+
+    /// Counts a block that earlier runs knew as if it had been executed so often.
+    pub fn assume_visits(&mut self, id: BlockId, visits: u16) {
+        let block = &mut self.blocks[id];
+        block.visits = block.visits.max(visits);
+    }
+
+    /// Whether a block is for the interpreter alone.
+    #[inline]
+    pub fn is_untranslatable(&self, id: BlockId) -> bool {
+        self.blocks[id].is_untranslatable()
+    }
+
+    /// A block is for the interpreter alone, until it is invalidated.
+    pub fn mark_untranslatable(&mut self, id: BlockId) {
+        self.blocks[id].mark_untranslatable();
     }
 
     /// A block was executed `times` times outside the interpreter, where a counter of
     /// generated code says so. Says nothing of paths.
     pub fn add_executions(&mut self, id: BlockId, times: u32) {
-        let counters = &mut self.counters[id.index()];
-        counters.entered = counters.entered.saturating_add(times);
+        let block = &mut self.blocks[id];
+        block.entered = block.entered.saturating_add(times);
     }
 
     /// The conditional branch that ends a block was executed. Other blocks' edges follow
     /// from their executions, so for them this is neither needed nor counted.
     #[inline]
     pub fn edge(&mut self, id: BlockId, outcome: Outcome) {
-        let counters = &mut self.counters[id.index()];
-        let PathStep::Branch { backward } = counters.step else {
+        let block = &mut self.blocks[id];
+        if block.end != EndKind::Branch {
             return;
-        };
-        match outcome {
-            Outcome::Taken => counters.taken = counters.taken.saturating_add(1),
-            Outcome::Next => counters.next = counters.next.saturating_add(1),
         }
+        match outcome {
+            Outcome::Taken => block.count_taken(),
+            Outcome::Next => block.next = block.next.saturating_add(1),
+        }
+        let backward = block.target() <= block.start;
         self.paths.outcome(outcome == Outcome::Taken, backward);
     }
 
     /// The indirect jump, indirect call or return that ends a block went to `target`.
     #[inline]
     pub fn indirect(&mut self, id: BlockId, target: GuestAddr) {
-        let site = self.counters[id.index()].site as usize;
-        if let Some(site) = self.sites.get_mut(site) {
-            site.count(target);
+        let block = &mut self.blocks[id];
+        if !block.is_indirect() {
+            return;
         }
+        let mut site = block.site();
+        if site == NO_SITE {
+            site = match self.free_sites.pop() {
+                Some(site) => site,
+                None => {
+                    self.sites.push(Site::default());
+                    (self.sites.len() - 1) as u32
+                }
+            };
+            block.set_site(site);
+        }
+        self.sites[site as usize].count(target);
     }
 
     /// Control leaves the counted blocks (into translated code, by a signal, by a fault):
@@ -366,46 +325,52 @@ impl Profile {
 
     /// A block has reached a tier: the next run may start there.
     pub fn set_tier(&mut self, id: BlockId, tier: Tier) {
-        let live = &mut self.blocks[id.index()];
+        let live = &mut self.blocks[id];
         live.tier = live.tier.max(tier);
+    }
+
+    /// The highest tier that a block has reached.
+    pub fn tier(&self, id: BlockId) -> Tier {
+        self.blocks[id].tier
     }
 
     /// How often a block was entered since the last save.
     #[inline]
     pub fn entered(&self, id: BlockId) -> u32 {
-        self.counters[id.index()].entered
+        self.blocks[id].entered
     }
 
     /// How often the branch that ends a block was taken, and was not.
     pub fn outcomes(&self, id: BlockId) -> (u32, u32) {
-        let counters = &self.counters[id.index()];
-        (counters.taken, counters.next)
+        let block = &self.blocks[id];
+        (block.taken(), block.next)
     }
 
     /// Whether the branch that ends a block is taken more often than not: in this run, or
     /// in earlier ones while it hasn't run.
     pub fn usually_taken(&self, id: BlockId) -> bool {
         match self.outcomes(id) {
-            (0, 0) => self.blocks[id.index()].bias == Bias::Taken,
+            (0, 0) => self.blocks[id].bias == Bias::Taken,
             (taken, next) => taken > next,
         }
     }
 
     /// The number of the block at `start`, if it has one.
+    #[inline]
     pub fn find(&self, start: GuestAddr) -> Option<BlockId> {
-        self.index.get(&start).copied()
+        self.index.find(start)
     }
 
     /// True when the block is the target of a backward branch or of a call, in this run or
     /// in earlier ones.
     pub fn is_path_head(&self, id: BlockId) -> bool {
-        self.counters[id.index()].head
+        self.blocks[id].is_head()
     }
 
     /// Where the indirect branch that ends a block went, in no order, and how often it went
     /// elsewhere.
     pub fn targets(&self, id: BlockId) -> (&[(GuestAddr, u32)], u32) {
-        let site = self.counters[id.index()].site as usize;
+        let site = self.blocks[id].site() as usize;
         self.sites
             .get(site)
             .map_or((&[], 0), |site| (&site.targets, site.overflow))
@@ -416,31 +381,28 @@ impl Profile {
         self.paths.iter()
     }
 
-    /// Forgets the live blocks that `range` touches. What they counted is kept where they
-    /// belong to a module.
-    pub fn invalidate(&mut self, range: Range<GuestAddr>) {
+    /// Forgets the live blocks that `range` touches, and says which. What they counted is
+    /// kept where they belong to a module.
+    pub fn invalidate(&mut self, range: Range<GuestAddr>) -> Vec<BlockId> {
         let from = GuestAddr(range.start.0.saturating_sub(u64::from(self.longest)));
         if from >= range.end {
-            return;
+            return Vec::new();
         }
-        let touched: Vec<BlockId> = self
-            .index
-            .range(from..range.end)
-            .filter(|(start, id)| {
-                let len = self.blocks[id.index()].len.max(1);
-                start.0.saturating_add(u64::from(len)) > range.start.0
-            })
-            .map(|(_, &id)| id)
-            .collect();
-        for id in touched {
-            self.retire(id);
+        let mut touched = Vec::new();
+        for (start, id) in self.index.starting_in(from..range.end) {
+            if start.offset(i64::from(self.blocks[id].len.max(1))) > range.start {
+                self.retire(id);
+                touched.push(id);
+            }
         }
+        touched
     }
 
     fn retire(&mut self, id: BlockId) {
-        self.index.remove(&self.counters[id.index()].start);
-        self.drain(id);
-        let site = std::mem::replace(&mut self.counters[id.index()].site, NO_SITE);
+        self.index.remove(self.blocks[id].start);
+        let place = self.modules.locate(self.blocks[id].start);
+        self.drain(id, place);
+        let site = self.blocks[id].site();
         if site != NO_SITE {
             self.sites[site as usize] = Site::default();
             self.free_sites.push(site);
@@ -448,21 +410,21 @@ impl Profile {
         self.free.push(id);
     }
 
-    /// Moves what a block counted into its module's records.
-    fn drain(&mut self, id: BlockId) {
-        let counters = &mut self.counters[id.index()];
+    /// Moves what a block counted into the records of its module, if it has one.
+    fn drain(&mut self, id: BlockId, place: Option<(ModuleIndex, u64)>) {
+        let block = &mut self.blocks[id];
+        let (entered, taken, next) = block.take_counts();
         let counts = BlockCounts {
-            block: &self.blocks[id.index()],
-            head: counters.head,
-            entered: std::mem::take(&mut counters.entered),
-            taken: std::mem::take(&mut counters.taken),
-            next: std::mem::take(&mut counters.next),
+            block,
+            entered,
+            taken,
+            next,
             site: self
                 .sites
-                .get_mut(counters.site as usize)
+                .get_mut(block.site() as usize)
                 .map(std::mem::take),
         };
-        if let Some((module, offset)) = counts.block.place {
+        if let Some((module, offset)) = place {
             let retired = &mut self.retired[module.index()];
             retired.add_block(&self.modules, module, offset, counts);
         }
@@ -471,45 +433,48 @@ impl Profile {
     /// Moves what the live blocks of the modules that `choose` says counted into their
     /// records, in the order of addresses.
     pub(super) fn drain_modules(&mut self, choose: impl Fn(ModuleIndex) -> bool) {
-        let ids: Vec<BlockId> = self
-            .index
-            .values()
-            .filter(|id| {
-                let place = self.blocks[id.index()].place;
-                place.is_some_and(|(module, _)| choose(module))
-            })
-            .copied()
-            .collect();
-        let mut blocks = vec![0; self.retired.len()];
-        for id in &ids {
-            if let Some((module, _)) = self.blocks[id.index()].place {
-                blocks[module.index()] += 1;
+        // A page is of one module: they are mapped by pages.
+        let mut places = Vec::new();
+        let mut counts = vec![0; self.retired.len()];
+        for page in self.index.pages() {
+            if let Some((module, offset)) = self.modules.locate(page).filter(|at| choose(at.0)) {
+                places.push((page, module, offset));
+                counts[module.index()] += self.index.of_page(page).count();
             }
         }
-        for (retired, blocks) in self.retired.iter_mut().zip(blocks) {
+        for (retired, blocks) in self.retired.iter_mut().zip(counts) {
             retired.fresh.blocks.reserve(blocks);
-            retired.fresh.edges.reserve(2 * blocks);
+            retired.fresh.edges.reserve(blocks + blocks / 2);
         }
-        for id in ids {
-            self.drain(id);
+        let mut blocks = Vec::new();
+        for (page, module, offset) in places {
+            blocks.extend(self.index.of_page(page));
+            for (start, id) in blocks.drain(..) {
+                self.drain(id, Some((module, offset + (start.0 - page.0))));
+            }
         }
     }
 
-    /// The live blocks that were entered, and how often.
-    pub(super) fn live_counts(&self) -> impl Iterator<Item = (&LiveBlock, u32)> {
-        let counters = self.index.values().map(|id| id.index());
-        counters
-            .map(|index| (&self.blocks[index], self.counters[index].entered))
-            .filter(|(_, entered)| *entered > 0)
+    /// The live blocks that were entered, with their modules.
+    pub(super) fn live_counts(&self) -> impl Iterator<Item = (ModuleIndex, &LiveBlock)> {
+        let pages = self.index.pages().into_iter();
+        pages
+            .filter_map(|page| Some((page, self.modules.locate(page)?.0)))
+            .flat_map(move |(page, module)| {
+                self.index
+                    .of_page(page)
+                    .map(move |(_, id)| (module, &self.blocks[id]))
+            })
+            .filter(|(_, block)| block.entered > 0)
     }
 
     /// Before modules at `range` vanish: settles the counts elsewhere that name addresses in
     /// it, while those can still be told as module and offset.
     fn retire_references(&mut self, range: &Range<GuestAddr>) {
-        let ids: Vec<BlockId> = self.index.values().copied().collect();
-        for id in ids {
-            let site = self.counters[id.index()].site as usize;
-            let Some(site) = self.sites.get_mut(site) else {
+        let everywhere = GuestAddr(0)..GuestAddr(u64::MAX);
+        for (start, id) in self.index.starting_in(everywhere) {
+            let block = &self.blocks[id];
+            let Some(site) = self.sites.get_mut(block.site() as usize) else {
                 continue;
             };
             let gone: Vec<_> = site
@@ -519,11 +484,9 @@ impl Profile {
             if gone.is_empty() {
                 continue;
             }
-            let block = &self.blocks[id.index()];
-            if let Some((module, offset)) = block.place {
+            if let Some((module, offset)) = self.modules.locate(start) {
                 let counts = BlockCounts {
                     block,
-                    head: false,
                     entered: 0,
                     taken: 0,
                     next: 0,
@@ -541,31 +504,14 @@ impl Profile {
 
     /// Forgets all that was counted, as the child of a fork does: the parent saves it.
     pub fn forget_counts(&mut self) {
-        for counters in &mut self.counters {
-            counters.entered = 0;
-            counters.taken = 0;
-            counters.next = 0;
+        for block in self.blocks.iter_mut() {
+            block.take_counts();
         }
         self.sites.fill_with(Site::default);
         self.paths.clear();
         self.retired.fill_with(Retired::default);
-        self.merged.fill(false);
-    }
-}
-
-fn path_step(block: &Block) -> PathStep {
-    match block.end {
-        BlockEnd::Branch { taken, .. } => PathStep::Branch {
-            backward: taken <= block.start,
-        },
-        BlockEnd::Jump { target } if target <= block.start => PathStep::EndsBeforeHead,
-        BlockEnd::Call { .. } | BlockEnd::IndirectCall { .. } => PathStep::EndsBeforeHead,
-        BlockEnd::IndirectJump | BlockEnd::Return { .. } | BlockEnd::InterpretOne { .. } => {
-            PathStep::Ends
-        }
-        BlockEnd::Jump { .. } | BlockEnd::Syscall { .. } | BlockEnd::Next { .. } => {
-            PathStep::Through
-        }
+        self.saved.fill(Saved::Nothing);
+        self.restart_timed_saves();
     }
 }
 

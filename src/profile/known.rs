@@ -15,12 +15,18 @@ pub struct KnownHot {
     pub bias: Bias,
 }
 
+/// Bytes of a module whose decisions are searched together: about ten.
+const STRETCH: u64 = 1024;
+
 /// A module's decisions.
 #[derive(Default)]
 pub(super) struct KnownBlocks {
-    /// Sorted by offset. Searched as it is: most runs ask about a small part of it, so
-    /// building a table costs more than it saves.
+    /// Sorted by offset.
     decisions: Vec<Decision>,
+    /// For each [`STRETCH`] of offsets, from the first decision's on, where its decisions
+    /// start; one more at the end. A hash table would take longer to build than most runs
+    /// spend on searching.
+    stretches: Vec<u32>,
     /// Which of them were asked about and matched in this run.
     used: Vec<bool>,
     /// True when the database holds a profile of this module, even one without decisions.
@@ -29,11 +35,48 @@ pub(super) struct KnownBlocks {
 
 impl KnownBlocks {
     pub fn new(known: Known) -> KnownBlocks {
+        let decisions = known.decisions;
+        let mut stretches = Vec::new();
+        if let (Some(first), Some(last)) = (decisions.first(), decisions.last()) {
+            let count = (last.offset / STRETCH - first.offset / STRETCH + 1) as usize;
+            // A file may claim offsets far apart; then one stretch has to do.
+            if count <= 64 * decisions.len() + 1024 {
+                stretches.resize(count + 1, decisions.len() as u32);
+                for (at, decision) in decisions.iter().enumerate().rev() {
+                    let stretch = decision.offset / STRETCH - first.offset / STRETCH;
+                    stretches[stretch as usize] = at as u32;
+                }
+                // A stretch without decisions starts where the next one does.
+                for at in (0..count).rev() {
+                    stretches[at] = stretches[at].min(stretches[at + 1]);
+                }
+            }
+        }
         KnownBlocks {
-            used: vec![false; known.decisions.len()],
-            decisions: known.decisions,
+            used: vec![false; decisions.len()],
+            decisions,
+            stretches,
             recorded: true,
         }
+    }
+
+    /// The first decision about `offset`, if there is one.
+    #[inline]
+    fn first_at(&self, offset: u64) -> Option<usize> {
+        let first = self.decisions.first()?.offset;
+        let range = match offset.checked_sub(first / STRETCH * STRETCH) {
+            None => return None,
+            Some(_) if self.stretches.is_empty() => 0..self.decisions.len(),
+            Some(distance) => {
+                let stretch = (distance / STRETCH) as usize;
+                let end = *self.stretches.get(stretch + 1)?;
+                self.stretches[stretch] as usize..end as usize
+            }
+        };
+        let start = range.start;
+        let within = &self.decisions[range];
+        let at = within.partition_point(|decision| decision.offset < offset);
+        (within.get(at)?.offset == offset).then_some(start + at)
     }
 
     pub fn len(&self) -> usize {
@@ -41,10 +84,8 @@ impl KnownBlocks {
     }
 
     fn find(&self, offset: u64, hash: impl FnOnce() -> u64) -> Option<usize> {
-        let first = self.decisions.partition_point(|d| d.offset < offset);
+        let first = self.first_at(offset)?;
         let rest = &self.decisions[first..];
-        // Few blocks are known, so most are never hashed here.
-        rest.first().filter(|d| d.offset == offset)?;
         let hash = hash();
         rest.iter()
             .take_while(|d| d.offset == offset)
@@ -54,9 +95,7 @@ impl KnownBlocks {
 
     /// Whether any decision is about a block at `offset`.
     pub fn mentions(&self, offset: u64) -> bool {
-        self.decisions
-            .binary_search_by_key(&offset, |d| d.offset)
-            .is_ok()
+        self.first_at(offset).is_some()
     }
 
     /// What is known of a block, by its content.
@@ -84,5 +123,61 @@ impl KnownBlocks {
             .collect();
         met.dedup();
         met
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use profile_db::{ModuleId, ModuleRecord};
+
+    use super::*;
+
+    fn known(offsets: &[u64]) -> KnownBlocks {
+        let decisions = offsets.iter().enumerate().map(|(at, &offset)| Decision {
+            offset,
+            hash: at as u64,
+            len: 1,
+            tier: Tier::Block,
+            head: false,
+            bias: Bias::Unknown,
+        });
+        KnownBlocks::new(Known {
+            module: ModuleRecord {
+                id: ModuleId::Content([0; 16]),
+                path: Vec::new(),
+                size: 0,
+                first_seen: 0,
+                last_seen: 0,
+                runs: 1,
+            },
+            totals: profile_db::Totals::default(),
+            decisions: decisions.collect(),
+        })
+    }
+
+    #[test]
+    fn decisions_are_found_wherever_they_lie() {
+        for offsets in [
+            &[][..],
+            &[5],
+            &[1023, 1024, 1024, 2047, 9000],
+            &[0x1000, 0x1001, 0x4_0000],
+            &[7, 1 << 40, u64::MAX],
+        ] {
+            let known = known(offsets);
+            let around = offsets
+                .iter()
+                .flat_map(|&offset| [offset.saturating_sub(1), offset, offset.saturating_add(1)]);
+            for offset in around.chain([0, 1 << 20, u64::MAX]) {
+                assert_eq!(
+                    known.mentions(offset),
+                    offsets.contains(&offset),
+                    "{offset}"
+                );
+                let last = offsets.iter().rposition(|&known| known == offset);
+                let found = last.and_then(|last| known.get(offset, || last as u64));
+                assert_eq!(found.is_some(), last.is_some(), "{offset}");
+            }
+        }
     }
 }

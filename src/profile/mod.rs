@@ -9,16 +9,21 @@
 
 mod counters;
 mod identity;
+mod index;
 mod known;
+mod live;
 mod modules;
 mod paths;
 mod save;
 mod site;
+mod timed;
 
-pub use counters::{BlockId, Outcome, Profile, ProfileStats};
+pub use counters::{Outcome, Profile, ProfileStats};
 pub use identity::{Identities, Identity};
 pub use known::KnownHot;
+pub use live::BlockId;
 pub use modules::{ModuleIndex, ModuleMap};
 pub use paths::{MAX_OUTCOMES, PathKey};
 pub use profile_db::{Bias, Durability, Error as ProfileError, Store, Tier, default_profile_dir};
 pub use save::SaveReport;
+pub use timed::SaveTimes;

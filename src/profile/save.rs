@@ -1,20 +1,22 @@
 //! From live counters to the database: places become module and file offset, and each
 //! module from which the run learned enough is merged into its file. Runs at exit, so it is
-//! quick, and most runs of a program that is known already save nothing.
+//! quick, and most runs of a program that is known already save nothing. Long runs save in
+//! between too ([`super::timed`]): what is collected in one step is merged in another, by
+//! another thread.
 
 use std::os::unix::ffi::OsStrExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use profile_db::{
-    BlockRecord, Counts, Durability, EdgeKind, EdgeRecord, Error, ModuleProfile, ModuleRecord,
+    BlockRecord, Durability, EdgeKind, EdgeRecord, Error, ModuleId, ModuleProfile, ModuleRecord,
     PathRecord, RunProfile, Store, Target, Tier,
 };
 
 use super::counters::{BlockCounts, Profile, Retired};
+use super::live::EndKind;
 use super::modules::{ModuleIndex, ModuleMap};
 use super::paths::PathKey;
 use crate::addr::GuestAddr;
-use crate::decode::BlockEnd;
 
 /// A run that counted this many executions in a module is worth saving whatever is known:
 /// the save costs a small part of what the run took (translated code counts little).
@@ -23,6 +25,42 @@ const LONG_RUN: u64 = 1 << 16;
 const SHORT_RUN: u64 = 1000;
 /// Retired records are folded when there are more than this and twice what is left after.
 const SETTLE_AT: usize = 1 << 14;
+
+/// Which save it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Occasion {
+    /// The run goes on: it isn't counted as one yet, and nothing ages, because what it hasn't
+    /// met it may meet. (At the end what it saved meanwhile ages with the rest.)
+    Meanwhile,
+    End,
+}
+
+/// What saves of this run did about a module.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Saved {
+    #[default]
+    Nothing,
+    /// Counts, while the run goes on.
+    Part,
+    /// The run is counted.
+    Run,
+}
+
+/// What is to be merged into the database: taken out of a profile in a moment, merged
+/// whenever there is time.
+pub(super) struct SaveBatch {
+    store: Store,
+    parts: Vec<ModulePart>,
+    skipped: u64,
+    /// By the index that records name modules by.
+    names: Vec<ModuleId>,
+}
+
+struct ModulePart {
+    module: ModuleRecord,
+    spared: Vec<u64>,
+    retired: Retired,
+}
 
 /// What a save did.
 #[derive(Debug, Default)]
@@ -65,9 +103,9 @@ impl Retired {
             self.fresh.blocks.push(BlockRecord {
                 offset,
                 hash: block.hash,
-                len: block.len,
+                len: u32::from(block.len),
                 tier: block.tier,
-                head: counts.head,
+                head: block.is_head(),
                 count: counts.entered.into(),
             });
         }
@@ -91,25 +129,21 @@ impl Retired {
             None => Target::Elsewhere,
         };
         let indirect = match block.end {
-            BlockEnd::Branch { taken, next } => {
-                edge(EdgeKind::Taken, to(taken), counts.taken);
-                edge(EdgeKind::Next, to(next), counts.next);
+            EndKind::Branch => {
+                edge(EdgeKind::Taken, to(block.target()), counts.taken);
+                edge(EdgeKind::Next, to(block.after()), counts.next);
                 return;
             }
-            BlockEnd::Jump { target } => {
-                return edge(EdgeKind::Jump, to(target), counts.entered);
+            EndKind::Jump => return edge(EdgeKind::Jump, to(block.target()), counts.entered),
+            EndKind::Call => return edge(EdgeKind::Call, to(block.target()), counts.entered),
+            EndKind::Syscall | EndKind::Next => {
+                return edge(EdgeKind::Next, to(block.target()), counts.entered);
             }
-            BlockEnd::Call { target, .. } => {
-                return edge(EdgeKind::Call, to(target), counts.entered);
-            }
-            BlockEnd::Syscall { next, .. } | BlockEnd::Next { at: next } => {
-                return edge(EdgeKind::Next, to(next), counts.entered);
-            }
-            // Where it goes depends on the instruction.
-            BlockEnd::InterpretOne { .. } => return,
-            BlockEnd::IndirectJump => EdgeKind::IndirectJump,
-            BlockEnd::IndirectCall { .. } => EdgeKind::IndirectCall,
-            BlockEnd::Return { .. } => EdgeKind::Return,
+            // Where it goes depends on the instruction, or isn't kept.
+            EndKind::InterpretOne | EndKind::Far => return,
+            EndKind::IndirectJump => EdgeKind::IndirectJump,
+            EndKind::IndirectCall => EdgeKind::IndirectCall,
+            EndKind::Return => EdgeKind::Return,
         };
         if let Some(site) = counts.site {
             for (target, count) in site.targets {
@@ -118,28 +152,73 @@ impl Retired {
             edge(indirect, Target::Elsewhere, site.overflow);
         }
         if self.fresh.len() > SETTLE_AT.max(self.settled.len()) {
-            self.settle(map);
+            self.settle(&names(map));
         }
     }
 
-    fn settle(&mut self, map: &ModuleMap) {
+    /// `names` are the modules by their index in this run, as targets name them.
+    fn settle(&mut self, names: &[ModuleId]) {
         if self.fresh.is_empty() {
             return;
         }
         let mut fresh = std::mem::take(&mut self.fresh);
-        // Targets name modules by their index in this run.
-        fresh.others = map
-            .modules()
-            .iter()
-            .map(|module| module.identity.id.clone())
-            .collect();
+        fresh.others = names.to_vec();
         fresh.normalize();
         self.settled.merge(fresh);
     }
+}
 
-    fn take(&mut self, map: &ModuleMap) -> Counts {
-        self.settle(map);
-        std::mem::take(&mut self.settled)
+fn names(map: &ModuleMap) -> Vec<ModuleId> {
+    let modules = map.modules().iter();
+    modules.map(|module| module.identity.id.clone()).collect()
+}
+
+impl SaveBatch {
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Merges it all into the database.
+    pub fn merge(self, durability: Durability) -> SaveReport {
+        let mut report = SaveReport {
+            skipped: self.skipped,
+            ..SaveReport::default()
+        };
+        for mut part in self.parts {
+            part.retired.settle(&self.names);
+            let run = RunProfile {
+                profile: ModuleProfile {
+                    module: part.module,
+                    counts: part.retired.settled,
+                },
+                spared: part.spared,
+            };
+            match self.store.merge(run, durability) {
+                Ok(written) => {
+                    report.modules += 1;
+                    report.records += written.records as u64;
+                    report.bytes += written.bytes as u64;
+                    report.errors.extend(written.replaced);
+                }
+                Err(error) => {
+                    // The next module's file would meet the same.
+                    let stops = stops_saving(&error);
+                    report.errors.push(error);
+                    if stops {
+                        break;
+                    }
+                }
+            }
+        }
+        report
+    }
+}
+
+/// Whether an error concerns the whole directory rather than one file.
+fn stops_saving(error: &Error) -> bool {
+    match error {
+        Error::Io { .. } | Error::Busy { .. } | Error::OutOfReach { .. } => true,
+        Error::Untrusted { .. } | Error::Damaged { .. } | Error::Newer { .. } => false,
     }
 }
 
@@ -160,13 +239,36 @@ impl Profile {
     /// Merges into the database what was counted since the last save, and starts the
     /// counters anew. Does nothing without a store. Blocks keep their numbers.
     pub fn save(&mut self, durability: Durability) -> SaveReport {
+        let left_over = self.take_left_over();
         let mut report = SaveReport::default();
-        let Some(store) = self.store.clone() else {
-            return report;
-        };
+        for batch in left_over.into_iter().chain(self.collect(Occasion::End)) {
+            let part = batch.merge(durability);
+            self.count_saved(&part);
+            report.modules += part.modules;
+            report.skipped += part.skipped;
+            report.records += part.records;
+            report.bytes += part.bytes;
+            report.errors.extend(part.errors);
+        }
+        report
+    }
+
+    pub(super) fn count_saved(&mut self, report: &SaveReport) {
+        self.stats.modules_saved += report.modules;
+        self.stats.records_saved += report.records;
+        self.stats.bytes_saved += report.bytes;
+    }
+
+    /// Takes out what is worth saving; `None` without a store.
+    pub(super) fn collect(&mut self, occasion: Occasion) -> Option<SaveBatch> {
+        let store = self.store.clone()?;
         let learned = self.learned(&store);
         let worth: Vec<bool> = (0..learned.len())
-            .map(|index| self.is_worth_saving(ModuleIndex(index as u32), learned[index]))
+            .map(|index| {
+                let module = ModuleIndex(index as u32);
+                occasion == Occasion::End && self.saved[index] == Saved::Part
+                    || self.is_worth_saving(module, learned[index])
+            })
             .collect();
         self.drain_modules(|module| worth[module.index()]);
         let modules = &self.modules;
@@ -175,37 +277,23 @@ impl Profile {
             place.is_some_and(|(module, _)| worth[module.index()])
         });
         self.retire_paths(paths);
+        let mut batch = SaveBatch {
+            store,
+            parts: Vec::new(),
+            skipped: 0,
+            names: names(&self.modules),
+        };
         for (index, worth) in worth.into_iter().enumerate() {
-            let module = ModuleIndex(index as u32);
             // What is left alone is kept: with what follows it may be worth a later save.
-            if !worth {
-                report.skipped += u64::from(learned[index].executions > 0);
-                continue;
-            }
-            let counts = self.retired[index].take(&self.modules);
-            let run = self.run_profile(module, counts);
-            match store.merge(run, durability) {
-                Ok(written) => {
-                    self.merged[index] = true;
-                    report.modules += 1;
-                    report.records += written.records as u64;
-                    report.bytes += written.bytes as u64;
-                    report.errors.extend(written.replaced);
-                }
-                // The next module's file would meet the same.
-                Err(error @ (Error::Io { .. } | Error::Busy { .. })) => {
-                    report.errors.push(error);
-                    break;
-                }
-                Err(
-                    error @ (Error::Untrusted { .. } | Error::Damaged { .. } | Error::Newer { .. }),
-                ) => report.errors.push(error),
+            if worth {
+                batch
+                    .parts
+                    .push(self.take_part(ModuleIndex(index as u32), occasion));
+            } else {
+                batch.skipped += u64::from(learned[index].executions > 0);
             }
         }
-        self.stats.modules_saved += report.modules;
-        self.stats.records_saved += report.records;
-        self.stats.bytes_saved += report.bytes;
-        report
+        Some(batch)
     }
 
     /// What the run learned of each module since the last save. Only looks, because most
@@ -214,15 +302,14 @@ impl Profile {
         let hot_count = store.limits().hot_count;
         let is_hot = |count: u64, tier| count >= hot_count || tier > Tier::Interpreted;
         let mut learned = vec![Learned::default(); self.retired.len()];
-        for (block, entered) in self.live_counts() {
-            let count = u64::from(entered);
-            if let Some((module, _)) = block.place {
-                let news = !block.known && is_hot(count, block.tier);
-                learned[module.index()].add(count, news);
-            }
+        for (module, block) in self.live_counts() {
+            let count = u64::from(block.entered);
+            let news = !block.is_known() && is_hot(count, block.tier);
+            learned[module.index()].add(count, news);
         }
+        let names = names(&self.modules);
         for (index, retired) in self.retired.iter_mut().enumerate() {
-            retired.settle(&self.modules);
+            retired.settle(&names);
             let known = &self.known[index];
             for block in &retired.settled.blocks {
                 let is_known = known
@@ -248,25 +335,35 @@ impl Profile {
             }
     }
 
-    fn run_profile(&mut self, module: ModuleIndex, counts: Counts) -> RunProfile {
+    fn take_part(&mut self, module: ModuleIndex, occasion: Occasion) -> ModulePart {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
         let spared = self.known(module).met();
+        let saved = &mut self.saved[module.index()];
+        let runs = match (occasion, *saved) {
+            (Occasion::Meanwhile, Saved::Nothing | Saved::Part) => {
+                *saved = Saved::Part;
+                0
+            }
+            (Occasion::End, Saved::Nothing | Saved::Part) => {
+                *saved = Saved::Run;
+                1
+            }
+            (Occasion::Meanwhile | Occasion::End, Saved::Run) => 0,
+        };
         let about = &self.modules.modules()[module.index()];
-        RunProfile {
-            profile: ModuleProfile {
-                module: ModuleRecord {
-                    id: about.identity.id.clone(),
-                    path: about.path.as_os_str().as_bytes().to_vec(),
-                    size: about.identity.size,
-                    first_seen: now,
-                    last_seen: now,
-                    runs: u32::from(!self.merged[module.index()]),
-                },
-                counts,
+        ModulePart {
+            module: ModuleRecord {
+                id: about.identity.id.clone(),
+                path: about.path.as_os_str().as_bytes().to_vec(),
+                size: about.identity.size,
+                first_seen: now,
+                last_seen: now,
+                runs,
             },
             spared,
+            retired: std::mem::take(&mut self.retired[module.index()]),
         }
     }
 }

@@ -153,19 +153,34 @@ impl Emitter {
         self.u32(rel as u32);
     }
 
-    /// Pads so that a displacement which follows `opcode_bytes` bytes from here lies within
-    /// an aligned 8-byte word and can be patched while other CPUs run it.
-    fn align_displacement(&mut self, opcode_bytes: u32) {
-        const NOPS: [&[u8]; 4] = [&[], &[0x90], &[0x66, 0x90], &[0x0f, 0x1f, 0x00]];
-        let at = (self.offset() + opcode_bytes) % 8;
-        if at > 4 {
+    /// Pads so that `bytes` bytes (at most 5), `after` bytes from here, lie within an aligned
+    /// 8-byte word and can be patched while other CPUs run them.
+    fn align_patchable(&mut self, after: u32, bytes: u32) {
+        const NOPS: [&[u8]; 5] = [
+            &[],
+            &[0x90],
+            &[0x66, 0x90],
+            &[0x0f, 0x1f, 0x00],
+            &[0x0f, 0x1f, 0x40, 0x00],
+        ];
+        let at = (self.offset() + after) % 8;
+        if at + bytes > 8 {
             self.raw(NOPS[8 - at as usize]);
         }
     }
 
     /// A patchable `jmp`; returns the offset of its displacement.
     pub(super) fn patchable_jump(&mut self) -> u32 {
-        self.align_displacement(1);
+        self.align_patchable(1, 4);
+        self.raw(&[0xe9]);
+        let at = self.offset();
+        self.u32(0);
+        at
+    }
+
+    /// A `jmp` that can be patched as a whole; returns the offset of its displacement.
+    pub(super) fn detour(&mut self) -> u32 {
+        self.align_patchable(0, 5);
         self.raw(&[0xe9]);
         let at = self.offset();
         self.u32(0);
@@ -174,7 +189,7 @@ impl Emitter {
 
     /// A patchable `jcc` for condition `cc` (the low opcode nibble).
     pub(super) fn patchable_branch(&mut self, cc: u8) -> u32 {
-        self.align_displacement(2);
+        self.align_patchable(2, 4);
         self.raw(&[0x0f, 0x80 | cc]);
         let at = self.offset();
         self.u32(0);

@@ -249,7 +249,7 @@ impl Translator {
         });
         self.point(start, Fix::Exact);
         if let Some(cell) = plan.counter(start) {
-            let patch_at = self.code.patchable_jump();
+            let patch_at = self.code.detour();
             self.counters.push((patch_at, start, cell));
         }
 

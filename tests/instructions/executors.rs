@@ -10,6 +10,7 @@ use temper::interp::{self, Machine};
 use temper::native::{Addressing, IdentityMemory, StubCache, install_test_handler};
 
 use crate::machine::{Case, INSTRUCTION_AT, Outcome, State, WRITABLE_BYTES, place, take_memory};
+use crate::software::SoftwareEngine;
 use crate::tier1::TranslationBlocks;
 
 pub trait Executor {
@@ -35,6 +36,7 @@ pub fn all() -> Vec<Box<dyn Executor>> {
             Bounced(IdentityMemory),
             true,
         )),
+        Box::new(SoftwareEngine::new()),
         Box::new(TranslationBlocks::new()),
     ]
 }

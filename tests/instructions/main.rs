@@ -12,6 +12,7 @@ mod executors;
 mod machine;
 mod scope;
 mod shape;
+mod software;
 mod tier1;
 mod values;
 

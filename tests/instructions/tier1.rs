@@ -5,8 +5,11 @@ use std::ops::Range;
 
 use iced_x86::{FlowControl, Instruction};
 use temper::addr::GuestAddr;
-use temper::engine::{Code, Engine, Settings};
-use temper::guest::{CodeControl, EnvAction, GuestEnv, GuestTrap, ThreadContext};
+use temper::engine::host_signals::SignalStack;
+use temper::engine::{Code, Engine, GuestThread, Settings, World};
+use temper::guest::{
+    CallsInFlight, CodeControl, EnvAction, GuestEnv, GuestTrap, ThreadContext, Watched,
+};
 use temper::native::IdentityMemory;
 use temper::profile::Profile;
 
@@ -21,17 +24,29 @@ struct UntilTrap {
 
 impl GuestEnv for UntilTrap {
     type Memory = IdentityMemory;
+    type Thread = ();
 
     fn memory(&mut self) -> &mut IdentityMemory {
         &mut self.memory
     }
 
-    fn syscall(&mut self, _: &mut ThreadContext, _: &mut dyn CodeControl) -> EnvAction {
+    fn syscall(&mut self, _: &mut (), _: &mut ThreadContext, _: &mut dyn CodeControl) -> EnvAction {
+        unreachable!("no case makes system calls")
+    }
+
+    fn call_returned(
+        &mut self,
+        _: &mut (),
+        _: &mut ThreadContext,
+        _: &mut dyn CodeControl,
+        _: Option<i64>,
+    ) -> EnvAction {
         unreachable!("no case makes system calls")
     }
 
     fn trap(
         &mut self,
+        _: &mut (),
         ctx: &mut ThreadContext,
         trap: GuestTrap,
         _: &mut dyn CodeControl,
@@ -43,20 +58,25 @@ impl GuestEnv for UntilTrap {
         EnvAction::Exit(0)
     }
 
-    fn deliver_pending(&mut self, _: &mut ThreadContext, _: &mut dyn CodeControl) -> EnvAction {
+    fn deliver_pending(
+        &mut self,
+        _: &mut (),
+        _: &mut ThreadContext,
+        _: &mut dyn CodeControl,
+    ) -> EnvAction {
         unreachable!("nobody sends signals")
     }
 
-    fn watch_code(&mut self, _: Range<GuestAddr>) -> bool {
-        true
+    fn watch_code(&mut self, _: Range<GuestAddr>, _: &dyn CallsInFlight) -> Watched {
+        Watched::Already
     }
 }
 
 /// See the module documentation.
 pub struct TranslationBlocks {
-    engine: Engine<UntilTrap>,
-    ctx: Box<ThreadContext>,
-    env: UntilTrap,
+    world: World<UntilTrap>,
+    thread: Box<GuestThread<UntilTrap>>,
+    _stack: SignalStack,
     /// The last case ran in generated code, not in the interpreter's hands.
     translated: bool,
 }
@@ -70,13 +90,16 @@ impl TranslationBlocks {
             ..Settings::default()
         };
         let decoder = Code::<IdentityMemory>::plain_decoder();
+        let engine = Engine::new(settings, decoder, Profile::new(None)).expect("an engine");
+        let env = UntilTrap {
+            memory: IdentityMemory,
+            trap: None,
+        };
+        let stack = SignalStack::new().expect("a stack for signals");
         TranslationBlocks {
-            engine: Engine::new(settings, decoder, Profile::new(None)).expect("an engine"),
-            ctx: Box::default(),
-            env: UntilTrap {
-                memory: IdentityMemory,
-                trap: None,
-            },
+            world: World::new(engine, env),
+            thread: GuestThread::new(ThreadContext::default(), ()),
+            _stack: stack.make_current(),
             translated: false,
         }
     }
@@ -96,29 +119,28 @@ impl Executor for TranslationBlocks {
         {
             return None;
         }
-        let TranslationBlocks {
-            engine, ctx, env, ..
-        } = self;
-        engine
-            .code
-            .invalidate(GuestAddr(CODE)..GuestAddr(CODE + PAGE));
-        let entries = engine.stats.blocks.entries;
+        let TranslationBlocks { world, thread, .. } = self;
+        let mut held = world.hold();
+        let code = &mut held.engine.code;
+        code.invalidate(GuestAddr(CODE)..GuestAddr(CODE + PAGE));
+        let entries = held.engine.stats.blocks.entries;
+        held.env.trap = None;
+        drop(held);
         let outcome = execute(case, |state| {
-            ctx.cpu = state.cpu.clone();
-            ctx.vector = state.vector.clone();
-            env.trap = None;
-            engine.run(ctx, env);
-            state.cpu = ctx.cpu.clone();
-            state.vector = ctx.vector.clone();
+            thread.ctx.cpu = state.cpu.clone();
+            thread.ctx.vector = state.vector.clone();
+            let (held, _) = world.run(thread);
+            state.cpu = thread.ctx.cpu.clone();
+            state.vector = thread.ctx.vector.clone();
             state.vector.materialize();
-            match env.trap {
+            match held.env.trap {
                 Some(GuestTrap::Breakpoint) if state.cpu.rip != INSTRUCTION_AT => Ok(()),
                 Some(trap) => Err(trap),
                 // The engine gave up on it.
                 None => Err(GuestTrap::Unsupported),
             }
         });
-        self.translated = self.engine.stats.blocks.entries > entries;
+        self.translated = self.world.hold().engine.stats.blocks.entries > entries;
         (outcome.trap != Some(GuestTrap::Unsupported)).then_some(outcome)
     }
 

@@ -133,6 +133,7 @@ const GUESTS: &[(&str, &str)] = &[
     ("script.pl", include_str!("guests/script.pl")),
     ("script.py", include_str!("guests/script.py")),
     ("script.sql", include_str!("guests/script.sql")),
+    ("threads.py", include_str!("guests/threads.py")),
     ("unit.c", include_str!("guests/unit.c")),
     ("unit.s", include_str!("guests/unit.s")),
 ];

@@ -13,12 +13,15 @@ mod files;
 mod fixture;
 mod languages;
 mod modes;
+mod privileges;
+mod saves;
 mod signals;
 mod sources;
 mod special;
 #[path = "../support/mod.rs"]
 mod support;
 mod text;
+mod threads;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -36,8 +39,11 @@ fn main() -> ExitCode {
         sources::cases(),
         children::cases(),
         signals::cases(),
+        threads::cases(),
     ];
     let mut trials = special::trials();
+    trials.extend(privileges::trials());
+    trials.extend(saves::trials());
     for case in cases.into_iter().flatten().map(Arc::new) {
         for &mode in modes::ALL {
             if mode.affords(&case) {

@@ -405,6 +405,8 @@ fn reason(why: InterpretReason) -> &'static str {
         InterpretReason::Transaction => "it begins a hardware transaction",
         InterpretReason::LoadsFlags => "it may turn single-stepping on",
         InterpretReason::PrefixedSyscall => "it is a system call with prefixes",
+        InterpretReason::System => "it concerns a machine's system state",
+        InterpretReason::UnitDisabled => "it needs a unit that is disabled",
         InterpretReason::Invalid => "its bytes are no instruction",
     }
 }

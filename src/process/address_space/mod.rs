@@ -34,7 +34,7 @@ pub use vma::{Attributes, Backing, FileKey, Prot, Role, Vma, VmaMap, intersectio
 pub use watch::CodeWatch;
 
 use crate::addr::{GuestAddr, PAGE_SIZE};
-use crate::guest::CodeControl;
+use crate::guest::{CodeControl, Watched};
 use crate::host::syscall::Errno;
 
 /// See the module documentation.
@@ -157,9 +157,14 @@ impl AddressSpace {
         }
     }
 
-    /// See [`crate::guest::GuestEnv::watch_code`].
-    pub fn watch_code(&mut self, range: Range<GuestAddr>) -> bool {
-        self.watch.watch(range, &self.map)
+    /// See [`crate::guest::GuestEnv::watch_code`]. `busy` says whether the kernel may write to
+    /// a page this very moment.
+    pub fn watch_code(
+        &mut self,
+        range: Range<GuestAddr>,
+        busy: &mut dyn FnMut(GuestAddr) -> bool,
+    ) -> Watched {
+        self.watch.watch(range, &self.map, busy)
     }
 
     /// A write to `addr` faulted. True if only because the page is watched: it no longer is,

@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::host_map;
 use super::vma::{Attributes, VmaMap};
 use crate::addr::{GuestAddr, PAGE_SIZE, pages};
-use crate::guest::CodeControl;
+use crate::guest::{CodeControl, Watched};
 
 /// After this many writes a page is no longer protected (DynamoRIO's figure).
 const OFTEN_WRITTEN: u32 = 10;
@@ -40,14 +40,36 @@ impl CodeWatch {
         self.protected > 0
     }
 
-    /// Protects what `range` depends on. False: written too often to be worth translating.
-    pub fn watch(&mut self, range: Range<GuestAddr>, map: &VmaMap) -> bool {
+    /// Protects what `range` depends on, unless it is written too often, or `busy` says that
+    /// the kernel may write to one of the pages this very moment.
+    pub fn watch(
+        &mut self,
+        range: Range<GuestAddr>,
+        map: &VmaMap,
+        busy: &mut dyn FnMut(GuestAddr) -> bool,
+    ) -> Watched {
+        let before = self.protected;
+        if !self.protect_all(range, map, busy) {
+            Watched::Refused
+        } else if self.protected > before {
+            Watched::Newly
+        } else {
+            Watched::Already
+        }
+    }
+
+    fn protect_all(
+        &mut self,
+        range: Range<GuestAddr>,
+        map: &VmaMap,
+        busy: &mut dyn FnMut(GuestAddr) -> bool,
+    ) -> bool {
         let aliases_possible = self.aliases_possible(map);
         for page in pages(range) {
             let Some((entry, attributes)) = map.peek(page) else {
                 return false;
             };
-            if attributes.prot.writable() && !self.protect(page, attributes, None) {
+            if attributes.prot.writable() && !self.protect(page, attributes, None, busy) {
                 return false;
             }
             let Some(backing) = attributes.backing.as_ref().filter(|_| aliases_possible) else {
@@ -55,7 +77,7 @@ impl CodeWatch {
             };
             let offset = backing.offset + (page.0 - entry.start.0);
             for (alias, attributes) in writable_aliases(map, backing.key, offset) {
-                if alias != page && !self.protect(alias, attributes, Some(page)) {
+                if alias != page && !self.protect(alias, attributes, Some(page), busy) {
                     return false;
                 }
             }
@@ -82,6 +104,7 @@ impl CodeWatch {
         addr: GuestAddr,
         attributes: &Attributes,
         alias_of: Option<GuestAddr>,
+        busy: &mut dyn FnMut(GuestAddr) -> bool,
     ) -> bool {
         let page = self.pages.entry(addr).or_default();
         if let Some(code) = alias_of
@@ -99,6 +122,9 @@ impl CodeWatch {
             }
             page.refusals = 0;
             page.writes = OFTEN_WRITTEN / 2;
+        }
+        if busy(addr) {
+            return false;
         }
         let prot = attributes.prot.host() & !(libc::PROT_WRITE as u64);
         if host_map::protect(&page_range(addr), prot, None).is_err() {
@@ -127,10 +153,6 @@ impl CodeWatch {
             .map(|(addr, _)| *addr)
             .collect();
         for addr in &hit {
-            if let Some((_, attributes)) = map.peek(*addr) {
-                // Failing would only repeat the fault; the page was writable before.
-                let _ = host_map::protect(&page_range(*addr), attributes.prot.host(), None);
-            }
             let Some(page) = self.pages.get_mut(addr) else {
                 continue;
             };
@@ -140,6 +162,11 @@ impl CodeWatch {
             code.invalidate(page_range(*addr));
             for alias in std::mem::take(&mut page.aliases) {
                 code.invalidate(page_range(alias));
+            }
+            // Last: from here on other threads write there, and none may run the old code.
+            if let Some((_, attributes)) = map.peek(*addr) {
+                // Failing would only repeat the fault; the page was writable before.
+                let _ = host_map::protect(&page_range(*addr), attributes.prot.host(), None);
             }
         }
         !hit.is_empty()

@@ -1,4 +1,4 @@
-//! What one Temper tells the Temper that it executes itself as. All of it is in three
+//! What one Temper tells the Temper that it executes itself as. All of it is in a few
 //! arguments in front of the guest's, which the guest never sees: its own are on a stack that
 //! Temper makes, and /proc shows those once the process has told the kernel where they are.
 
@@ -12,11 +12,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::syscall::call as host_call;
 use crate::process::elf::Executable;
+use crate::process::seccomp::{Carried, Seccomp};
 use crate::process::signals::SigSet;
 use crate::process::syscalls::MemoryLimits;
 
 /// The second argument of a Temper that takes over; no command has this name.
 const MARK: &str = "(exec)";
+
+/// Bytes that one argument holds; the kernel takes 128 KiB.
+const ARGUMENT_BYTES: usize = 100 << 10;
 
 /// What is known only to Temper, and stays true over an exec.
 #[derive(Serialize, Deserialize, Debug)]
@@ -29,6 +33,7 @@ pub struct Handover {
     /// What the guest blocks; the host blocks everything until the new Temper can take signals.
     pub mask: u64,
     pub memory_limits: MemoryLimits,
+    pub seccomp: Carried,
     /// Temper's own descriptor.
     pub console: Option<u32>,
 }
@@ -53,20 +58,34 @@ pub struct Resumed {
 }
 
 /// What the new process continues with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Kept {
     pub mask: SigSet,
     pub memory_limits: MemoryLimits,
+    pub seccomp: Seccomp,
 }
 
 impl Handover {
     /// Temper's arguments, in front of the guest's.
     pub fn arguments(&self, relaunch: &Relaunch) -> Vec<CString> {
         let own = serde_json::to_string(self).expect("plain data");
-        ["temper", MARK, &relaunch.options, &own]
+        let (pieces, count) = in_pieces(&own);
+        ["temper", MARK, &relaunch.options, &count]
+            .into_iter()
+            .chain(pieces)
             .map(|text| CString::new(text).expect("JSON has no NUL"))
-            .into()
+            .collect()
     }
+}
+
+/// A text that is pure ASCII in as many arguments as it takes, and their number.
+fn in_pieces(text: &str) -> (Vec<&str>, String) {
+    let pieces = text.as_bytes().chunks(ARGUMENT_BYTES);
+    let pieces: Vec<&str> = pieces
+        .map(|piece| std::str::from_utf8(piece).expect("ASCII"))
+        .collect();
+    let count = pieces.len().to_string();
+    (pieces, count)
 }
 
 impl Resumed {
@@ -77,7 +96,13 @@ impl Resumed {
             return None;
         }
         let options = arguments.next()?.into_string().ok()?;
-        let handover: Handover = serde_json::from_str(arguments.next()?.to_str()?).ok()?;
+        let pieces: usize = arguments.next()?.to_str()?.parse().ok()?;
+        let mut own = String::new();
+        for _ in 0..pieces {
+            own.push_str(arguments.next()?.to_str()?);
+        }
+        let handover: Handover = serde_json::from_str(&own).ok()?;
+        let seccomp = Seccomp::restored(&handover.seccomp).ok()?;
         // SAFETY: the descriptors were left open for this process, which looks at them here
         // and once.
         let file = unsafe { File::from_raw_fd(handover.file) };
@@ -110,6 +135,7 @@ impl Resumed {
             kept: Kept {
                 mask: SigSet(handover.mask),
                 memory_limits: handover.memory_limits,
+                seccomp,
             },
         })
     }
@@ -118,12 +144,25 @@ impl Resumed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::seccomp::{Program, RawInstruction, action};
     use std::os::fd::IntoRawFd;
     use std::os::unix::ffi::OsStrExt;
 
     #[test]
     fn what_is_handed_over_arrives() {
         let file = File::open("/dev/null").expect("/dev/null").into_raw_fd();
+        let mut seccomp = Seccomp::Off;
+        let allow = RawInstruction {
+            code: 6,
+            jt: 0,
+            jf: 0,
+            k: action::ALLOW,
+        };
+        // More than one argument holds.
+        for _ in 0..3 {
+            let program = Program::new(vec![allow; 4096]).expect("valid");
+            seccomp.attach(program).expect("room");
+        }
         let handover = Handover {
             name: b"odd \xff name".to_vec(),
             file,
@@ -131,6 +170,7 @@ mod tests {
             nameless: false,
             mask: 1 << 63,
             memory_limits: MemoryLimits::default(),
+            seccomp: seccomp.carried(),
             console: None,
         };
         let relaunch = Relaunch {
@@ -149,6 +189,7 @@ mod tests {
         );
         assert!(resumed.executable.unreachable);
         assert_eq!(resumed.kept.mask, SigSet(1 << 63));
+        assert_eq!(resumed.kept.seccomp.carried(), seccomp.carried());
         let arguments: Vec<&[u8]> = resumed.arguments.iter().map(|a| a.as_bytes()).collect();
         assert_eq!(arguments, [&b"first"[..], b"", b"\xff"]);
     }

@@ -4,7 +4,7 @@
 //! the kernel would have it. Then Temper executes its own file. The kernel keeps what it keeps
 //! over an exec (descriptors, limits, timers, pending signals, who this is); what only Temper
 //! knows goes along as a [`Handover`]. The environment and the arguments are the guest's own
-//! strings, behind three of Temper's.
+//! strings, behind a few of Temper's.
 
 mod handover;
 mod request;
@@ -90,6 +90,7 @@ impl Process {
             nameless: executable.nameless,
             mask: mask.0,
             memory_limits: record.memory_limits,
+            seccomp: thread.seccomp.get().carried(),
             console: record.own_descriptor.number(),
         };
         let own = handover.arguments(&record.relaunch);

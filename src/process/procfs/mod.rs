@@ -5,6 +5,7 @@
 pub mod host_maps;
 mod maps;
 mod recognize;
+mod status;
 
 use std::ops::Range;
 
@@ -12,6 +13,7 @@ use syscalls::Sysno;
 
 use super::address_space::VmaMap;
 use super::identity::Identity;
+use super::seccomp::Seccomp;
 use crate::addr::GuestAddr;
 use crate::guest::GuestMemory;
 use crate::host::syscall::{SyscallResult, call, raw};
@@ -23,10 +25,12 @@ pub fn contents(
     file: ProcFile,
     map: &VmaMap,
     identity: &Identity,
+    seccomp: &Seccomp,
     memory: &mut impl GuestMemory,
 ) -> Option<Vec<u8>> {
     match file {
         ProcFile::Exe => None,
+        ProcFile::Status => status::status(seccomp),
         ProcFile::Maps => {
             let host = host_maps::read("/proc/self/maps").ok()?;
             Some(maps::maps(map, &host).into_bytes())

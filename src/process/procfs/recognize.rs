@@ -18,16 +18,18 @@ pub enum ProcFile {
     Cmdline,
     Environ,
     Auxv,
+    Status,
 }
 
 impl ProcFile {
-    const ALL: [ProcFile; 6] = [
+    const ALL: [ProcFile; 7] = [
         ProcFile::Exe,
         ProcFile::Maps,
         ProcFile::Smaps,
         ProcFile::Cmdline,
         ProcFile::Environ,
         ProcFile::Auxv,
+        ProcFile::Status,
     ];
 
     /// Its name in the process's folder.
@@ -39,6 +41,7 @@ impl ProcFile {
             ProcFile::Cmdline => c"cmdline",
             ProcFile::Environ => c"environ",
             ProcFile::Auxv => c"auxv",
+            ProcFile::Status => c"status",
         }
     }
 
@@ -101,7 +104,10 @@ fn absolute(path: &[u8]) -> Option<ProcFile> {
     };
     match rest {
         [name] => ProcFile::named(name),
-        [b"task", thread, name] if is_this_thread(thread) => ProcFile::named(name),
+        // Another thread's status is its own; all else is the same for all threads.
+        [b"task", thread, name] if is_this_thread(thread) => {
+            ProcFile::named(name).filter(|file| *file != ProcFile::Status)
+        }
         _ => None,
     }
 }
@@ -159,7 +165,7 @@ mod tests {
     fn other_paths_are_not() {
         for path in [
             "/proc/1/task/1/maps",
-            "/proc/self/status",
+            "/proc/self/statm",
             "/proc/selfish/maps",
             "/bin/true",
             "maps",

@@ -50,6 +50,11 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
         self.force_info(signal.info, signal.resume_flag)
     }
 
+    /// Forces a signal that no trap of the CPU's made: what a seccomp filter sends.
+    pub fn force_signal(&mut self, info: SigInfo) -> EnvAction {
+        self.force_info(info, false)
+    }
+
     fn force_info(&mut self, info: SigInfo, resume_flag: bool) -> EnvAction {
         let signo = info.signo();
         let action = self.dispositions.get(signo);
@@ -351,6 +356,7 @@ impl<M: GuestMemory, H: HostHandlers> Signals<'_, M, H> {
     pub(super) fn install_in_host(&mut self, signo: i32, action: &Action) {
         let disposition = match action.handler {
             _ if SYNCHRONOUS.contains(signo) => HostDisposition::Temper,
+            SIG_DFL if signo == host::OPEN_IN_NEW_THREADS => HostDisposition::Temper,
             SIG_DFL => HostDisposition::Default,
             SIG_IGN => HostDisposition::Ignore,
             _ => HostDisposition::Temper,

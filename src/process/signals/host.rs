@@ -12,6 +12,7 @@ use super::action::{SIG_DFL, SIG_IGN, sa};
 use super::info::SigInfo;
 use super::set::{MAX_SIGNAL, SigSet};
 use crate::addr::GuestAddr;
+use crate::engine::host_signals;
 use crate::host::dispositions::{self, KernelAction};
 
 /// Who takes a signal in the host.
@@ -108,6 +109,20 @@ pub fn give_to_kernel(signo: i32, ignore: bool) {
     };
     // SAFETY: not a handler. The kernel refuses SIGKILL and SIGSTOP, which nobody changes.
     let _ = unsafe { dispositions::set_action(signo, action) };
+}
+
+/// The C library unblocks this signal (its SIGCANCEL) in each thread that it starts, before
+/// anything of ours runs there: Temper's handler takes it always.
+pub const OPEN_IN_NEW_THREADS: i32 = 32;
+
+/// To be called before a thread is started.
+pub fn catch_what_the_c_library_opens() {
+    let signo = OPEN_IN_NEW_THREADS;
+    let default = dispositions::action(signo).is_ok_and(|action| action.handler == SIG_DFL);
+    if default {
+        let installed = host_signals::install(signo, 0);
+        debug_assert!(installed.is_ok(), "{installed:?}");
+    }
 }
 
 fn is_ignored(signo: i32) -> bool {

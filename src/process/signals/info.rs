@@ -26,6 +26,7 @@ const FPE_FLTINV: i32 = 7;
 const ILL_ILLOPN: i32 = 2;
 const TRAP_BRKPT: i32 = 1;
 const TRAP_TRACE: i32 = 2;
+const SYS_SECCOMP: i32 = 1;
 const BUS_ADRALN: i32 = 1;
 
 impl SigInfo {
@@ -35,6 +36,17 @@ impl SigInfo {
         words[0] = signo as u32 as u64;
         words[1] = code as u32 as u64;
         words[2] = addr;
+        SigInfo(words)
+    }
+
+    /// What a seccomp filter's SECCOMP_RET_TRAP sends (the layout of `_sigsys`): `data` is the
+    /// filter's, `call_addr` where the call was made, `number` which.
+    pub fn trapped_call(data: u16, call_addr: u64, number: u32, arch: u32) -> SigInfo {
+        let mut words = [0; 16];
+        words[0] = libc::SIGSYS as u64 | u64::from(data) << 32;
+        words[1] = SYS_SECCOMP as u64;
+        words[2] = call_addr;
+        words[3] = u64::from(number) | u64::from(arch) << 32;
         SigInfo(words)
     }
 

@@ -43,7 +43,7 @@ pub use death::die_sharing;
 pub use host::{HostDisposition, HostFlags, HostHandlers, Inherited};
 /// The calling thread's mask in the host.
 pub mod host_mask {
-    pub use super::host::{block, set_mask};
+    pub use super::host::{block, catch_what_the_c_library_opens, set_mask};
 }
 pub use info::{FaultCodes, SigInfo, TrapSignal, signal_for};
 pub use set::{MAX_SIGNAL, SYNCHRONOUS, SigSet, UNBLOCKABLE};

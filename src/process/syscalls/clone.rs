@@ -289,6 +289,7 @@ impl Process {
             return self.not_supported("a thread without membarrier(2)", libc::ENOSYS, thread);
         }
         let context = &raw const child.ctx;
+        let seccomp = child.own.seccomp.clone();
         let tid = match self.start_thread(child, SHAREABLE & !request.flags) {
             Ok(tid) => tid,
             Err(errno) => {
@@ -297,6 +298,8 @@ impl Process {
             }
         };
         self.records.of_mut(thread).threads += 1;
+        self.filters.enter(thread.record, own_id(), &thread.seccomp);
+        self.filters.enter(thread.record, tid, &seccomp);
         // The host's C library has just made it its own, as the guest's had before.
         self.with_signals(thread, ctx, code, |signals| signals.reinstall(SIGSETXID));
         // The kernel ignores what it can't write here.
@@ -310,6 +313,11 @@ impl Process {
         }
         Ok(tid as u64)
     }
+}
+
+fn own_id() -> i32 {
+    // SAFETY: asks only.
+    unsafe { libc::gettid() }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 mod children;
 mod clone;
+mod credentials;
 mod descriptors;
 mod lifetime;
 mod limits;
@@ -11,7 +12,9 @@ mod memory;
 mod modes;
 mod outputs;
 mod paths;
+mod seccomp;
 mod table;
+mod tracers;
 
 use ::syscalls::Sysno;
 
@@ -19,7 +22,7 @@ use super::Process;
 use super::address_space::file_key;
 use super::signals::Outcome;
 use super::thread::ThreadState;
-use crate::addr::GuestAddr;
+use crate::addr::{GuestAddr, PAGE_SIZE};
 use crate::guest::{CodeControl, EnvAction, Gpr, GuestMemory, HostCall, ThreadContext};
 use crate::host::syscall::{Errno, SyscallResult, decode, encode, raw};
 pub use clone::{CLEAR_SIGHAND, CloneRequest};
@@ -75,6 +78,19 @@ impl Call {
     }
 }
 
+/// Whether a call under way may write to `page`.
+pub fn may_write(call: &HostCall, page: GuestAddr, memory: &mut impl GuestMemory) -> bool {
+    let sysno = Sysno::new(call.number as u32 as usize);
+    if sysno.map(table::family) == Some(Family::PassThroughSilent) {
+        return false;
+    }
+    let end = page.offset(PAGE_SIZE as i64);
+    let ranges = outputs::ranges(sysno, &call.args, memory);
+    ranges
+        .iter()
+        .any(|range| range.start < end && page < range.end)
+}
+
 /// How a call ended.
 enum Ending {
     Return(SyscallResult),
@@ -126,10 +142,12 @@ impl From<Outcome> for Ending {
 impl Process {
     /// The calls that may go out from assembly as things stand: a bit each.
     pub fn pass_through_mask(&self) -> [u64; 8] {
-        table::pass_through_mask(
+        let passes = table::pass_through_mask(
             self.memory.space.code_exposure(),
             self.records.any_own_descriptor(),
-        )
+        );
+        let allowed = self.filters.allowed_to_all();
+        std::array::from_fn(|at| passes[at] & allowed[at])
     }
 
     /// Carries out the system call in `ctx`, whose RIP is already after it.
@@ -144,7 +162,10 @@ impl Process {
         // SYSCALL itself: Intel SDM volume 2.
         ctx.cpu.set(Gpr::Rcx, ctx.cpu.rip);
         ctx.cpu.set(Gpr::R11, ctx.cpu.rflags);
-        let ending = self.carry_out(call, thread, ctx, code);
+        let ending = match self.filter_call(call, thread, ctx, code) {
+            Some(ending) => ending,
+            None => self.carry_out(call, thread, ctx, code),
+        };
         self.end_call(ending, thread, ctx, code)
     }
 
@@ -245,6 +266,8 @@ impl Process {
             Family::Modes => self.mode_call(sysno, call, thread, ctx, code).into(),
             Family::Limits => self.limit_call(sysno, call, thread).into(),
             Family::Descriptors => self.descriptor_call(sysno, call, thread),
+            Family::Credentials => credentials::carry_out(call, code).into(),
+            Family::Tracing => self.tracing_call(sysno, call, thread),
         }
     }
 

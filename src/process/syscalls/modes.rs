@@ -3,6 +3,8 @@
 use ::syscalls::Sysno;
 
 use super::Call;
+use super::credentials::{self, is_credential_option};
+use super::seccomp;
 use crate::guest::{CodeControl, ThreadContext};
 use crate::host::syscall::{Errno, SyscallResult};
 use crate::process::Process;
@@ -42,15 +44,15 @@ impl Process {
         &mut self,
         sysno: Sysno,
         call: Call,
-        thread: &ThreadState,
+        thread: &mut ThreadState,
         ctx: &mut ThreadContext,
         code: &mut dyn CodeControl,
     ) -> SyscallResult {
         match sysno {
             Sysno::arch_prctl => self.arch_prctl(call, ctx, code),
             Sysno::personality => self.set_personality(call, thread),
-            Sysno::prctl => self.prctl(call, thread),
-            Sysno::seccomp => self.not_supported(sysno.name(), libc::EINVAL, thread),
+            Sysno::prctl => self.prctl(call, thread, code),
+            Sysno::seccomp => self.seccomp_call(call, thread, code),
             // rseq and map_shadow_stack: as on a kernel without them.
             _ => Err(Errno(libc::ENOSYS)),
         }
@@ -99,7 +101,12 @@ impl Process {
         }
     }
 
-    fn prctl(&mut self, call: Call, thread: &ThreadState) -> SyscallResult {
+    fn prctl(
+        &mut self,
+        call: Call,
+        thread: &mut ThreadState,
+        code: &mut dyn CodeControl,
+    ) -> SyscallResult {
         let [option, first, second, third, ..] = call.args;
         match option as u32 as u64 {
             PR_SET_SYSCALL_USER_DISPATCH => Err(Errno(libc::EINVAL)),
@@ -107,9 +114,8 @@ impl Process {
             PR_SET_MDWE => Err(Errno(libc::EINVAL)),
             PR_SET_VMA if !self.memory.space.is_guests(second, third) => Err(Errno(libc::ENOMEM)),
             option => match i32::try_from(option) {
-                Ok(libc::PR_SET_SECCOMP) => {
-                    self.not_supported("prctl(PR_SET_SECCOMP)", libc::EINVAL, thread)
-                }
+                Ok(libc::PR_SET_SECCOMP) => self.seccomp_prctl(first, second, thread, code),
+                Ok(libc::PR_GET_SECCOMP) => seccomp::mode(thread),
                 Ok(libc::PR_SET_TSC) if first != libc::PR_TSC_ENABLE as u64 => {
                     Err(Errno(libc::EINVAL))
                 }
@@ -122,6 +128,7 @@ impl Process {
                     // The break, the code and the file are Temper's to the kernel.
                     _ => Err(Errno(libc::EPERM)),
                 },
+                Ok(option) if is_credential_option(option) => credentials::carry_out(call, code),
                 _ => call.pass(call.args),
             },
         }

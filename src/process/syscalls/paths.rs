@@ -111,7 +111,8 @@ impl Process {
         }
         let identity = &self.records.of(thread).identity;
         let (memory, space) = self.memory.parts();
-        match procfs::contents(file, space.map(), identity, memory) {
+        let seccomp = &thread.seccomp.get();
+        match procfs::contents(file, space.map(), identity, seccomp, memory) {
             Some(contents) => procfs::serve(file, &contents, flags & libc::O_CLOEXEC != 0),
             None => call.pass(call.args),
         }

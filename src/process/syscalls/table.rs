@@ -32,6 +32,10 @@ pub enum Family {
     Limits,
     /// Which descriptors are open: Temper's own is not.
     Descriptors,
+    /// Credentials, namespaces, the root folder: a thread's own to the kernel.
+    Credentials,
+    /// Looking into other processes, and having others look into this one.
+    Tracing,
 }
 
 /// The family of a call that this build knows by name.
@@ -102,6 +106,22 @@ pub fn family(call: Sysno) -> Family {
         | Sysno::dup2
         | Sysno::dup3
         | Sysno::fcntl => Family::Descriptors,
+        Sysno::unshare
+        | Sysno::setns
+        | Sysno::setuid
+        | Sysno::setgid
+        | Sysno::setreuid
+        | Sysno::setregid
+        | Sysno::setresuid
+        | Sysno::setresgid
+        | Sysno::setfsuid
+        | Sysno::setfsgid
+        | Sysno::setgroups
+        | Sysno::capset
+        | Sysno::chroot
+        | Sysno::pivot_root
+        | Sysno::landlock_restrict_self => Family::Credentials,
+        Sysno::ptrace | Sysno::userfaultfd => Family::Tracing,
         Sysno::write
         | Sysno::pwrite64
         | Sysno::writev
@@ -149,7 +169,9 @@ pub fn pass_through_mask(exposure: CodeExposure, own_descriptor: bool) -> [u64; 
             | Family::Children
             | Family::Lifetime
             | Family::Modes
-            | Family::Limits => false,
+            | Family::Limits
+            | Family::Credentials
+            | Family::Tracing => false,
         });
         if passes {
             mask[number / 64] |= 1 << (number % 64);

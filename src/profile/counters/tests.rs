@@ -1,4 +1,5 @@
 use super::*;
+use crate::decode::BlockEnd;
 use profile_db::ModuleId;
 
 pub(in crate::profile) fn block(start: u64, len: u32, end: BlockEnd) -> Block {
@@ -8,6 +9,7 @@ pub(in crate::profile) fn block(start: u64, len: u32, end: BlockEnd) -> Block {
         bytes: (0..len as u8).map(|i| i ^ start as u8).collect(),
         end,
         len,
+        ..Block::default()
     }
 }
 
@@ -61,24 +63,27 @@ fn invalidation_forgets_the_blocks_that_a_range_touches() {
         counted(&mut profile, start);
     }
     profile.invalidate(at(0x101f, 0x1021));
-    let left: Vec<u64> = profile.index.keys().map(|start| start.0).collect();
-    assert_eq!(left, [0x1000, 0x1030]);
+    let left = |profile: &Profile| {
+        let all = profile.index.starting_in(at(0, u64::MAX));
+        all.iter().map(|(start, _)| start.0).collect::<Vec<u64>>()
+    };
+    assert_eq!(left(&profile), [0x1000, 0x1030]);
     profile.invalidate(at(0x1010, 0x1030));
-    assert_eq!(profile.index.len(), 2);
+    assert_eq!(left(&profile), [0x1000, 0x1030]);
     // Numbers are used again, without what they counted before.
     let again = counted(&mut profile, 0x1010);
     assert_eq!(profile.entered(again), 1);
-    assert_eq!(profile.blocks.len(), 4);
+    assert!(again.0 < 4);
     profile.invalidate(at(0, u64::MAX));
-    assert!(profile.index.is_empty());
+    assert!(profile.index.pages().is_empty());
 }
 
 #[test]
 fn counters_saturate() {
     let mut profile = Profile::new(None);
     let id = profile.block_id(&branch(0x1000, 8, 0x1000));
-    profile.counters[0].entered = u32::MAX;
-    profile.counters[0].next = u32::MAX;
+    profile.blocks[id].entered = u32::MAX;
+    profile.blocks[id].next = u32::MAX;
     profile.enter(id);
     profile.edge(id, Outcome::Next);
     assert_eq!(profile.entered(id), u32::MAX);

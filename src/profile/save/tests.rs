@@ -1,9 +1,13 @@
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use profile_db::Counts;
 
 use super::*;
 use crate::decode::Block;
+use crate::decode::BlockEnd;
 use crate::profile::counters::tests::{block, branch, identity};
-use crate::profile::{Bias, BlockId, KnownHot, Outcome};
+use crate::profile::{Bias, BlockId, KnownHot, Outcome, SaveTimes};
 
 struct Home {
     _dir: tempfile::TempDir,
@@ -249,6 +253,108 @@ fn a_forked_child_saves_only_its_own_counts() {
     count(&mut run, &looping, 40);
     run.save(Durability::Routine);
     assert_eq!(home.counts(1).executions(), 40);
+}
+
+/// Due at once, and always.
+const ALWAYS: SaveTimes = SaveTimes {
+    first: Duration::ZERO,
+    every: Duration::ZERO,
+};
+
+#[test]
+fn saves_in_between_lose_no_count_and_count_no_run() {
+    let home = Home::new();
+    let mut run = home.run();
+    run.save_at(ALWAYS);
+    map(&mut run, 1, 0x1000);
+    let runs = || {
+        home.store()
+            .load(&identity(1).id)
+            .unwrap()
+            .map(|all| all.module.runs)
+    };
+    for _ in 0..3 {
+        count(&mut run, &branch(0x1010, 0x1040, 0x1020), 70_000);
+        run.save_if_due();
+        run.finish_timed_save();
+        assert_eq!(runs(), Some(0), "the run isn't over");
+    }
+    assert_eq!(home.counts(1).blocks[0].count, 210_000);
+    // Nothing more was learned, but the run is one now.
+    assert_eq!(run.save(Durability::Routine).modules, 1);
+    assert_eq!(runs(), Some(1));
+    // What is there ages by an eighth when a run is counted.
+    assert_eq!(home.counts(1).blocks[0].count, 210_000 / 8 * 7);
+    assert_eq!(run.stats().modules_saved, 4);
+}
+
+#[test]
+fn a_save_in_between_ages_nothing() {
+    let home = Home::new();
+    let mut first = home.run();
+    map(&mut first, 1, 0x1000);
+    count(&mut first, &branch(0x1010, 0x1040, 0x1020), 80_000);
+    count(&mut first, &branch(0x1050, 0x1080, 0x1060), 80_000);
+    first.save(Durability::Routine);
+
+    let mut second = home.run();
+    second.save_at(ALWAYS);
+    map(&mut second, 1, 0x1000);
+    count(&mut second, &branch(0x1010, 0x1040, 0x1020), 70_000);
+    second.save_if_due();
+    second.finish_timed_save();
+    let later = |home: &Home| home.counts(1).blocks[1].count;
+    assert_eq!(later(&home), 80_000);
+    second.save(Durability::Routine);
+    assert_eq!(later(&home), 70_000);
+}
+
+#[test]
+fn what_is_not_due_or_not_worth_it_is_not_saved_in_between() {
+    let home = Home::new();
+    let mut run = home.run();
+    run.save_at(SaveTimes::default());
+    map(&mut run, 1, 0x1000);
+    count(&mut run, &branch(0x1010, 0x1040, 0x1020), 70_000);
+    run.save_if_due();
+    run.finish_timed_save();
+    assert!(!home.profiles.exists(), "not due");
+    run.save(Durability::Routine);
+
+    let mut run = home.run();
+    run.save_at(ALWAYS);
+    map(&mut run, 2, 0x1000);
+    count(&mut run, &branch(0x1010, 0x1040, 0x1020), 3);
+    run.save_if_due();
+    run.finish_timed_save();
+    assert_eq!(
+        home.store().load(&identity(2).id).unwrap(),
+        None,
+        "too little"
+    );
+}
+
+#[test]
+fn trouble_in_between_is_told_at_the_end_only() {
+    let told = |times: Option<SaveTimes>| {
+        let home = Home::new();
+        // A folder where the file is to be.
+        let stem = identity(1).id.file_stem();
+        std::fs::create_dir_all(home.profiles.join(format!("{stem}.profile"))).unwrap();
+        let mut run = home.run();
+        if let Some(times) = times {
+            run.save_at(times);
+        }
+        map(&mut run, 1, 0x1000);
+        for _ in 0..3 {
+            count(&mut run, &branch(0x1010, 0x1040, 0x1020), 70_000);
+            run.save_if_due();
+            run.finish_timed_save();
+        }
+        run.save(Durability::Routine).errors.len() + run.take_warnings().len()
+    };
+    assert!(told(None) > 0);
+    assert_eq!(told(Some(ALWAYS)), told(None));
 }
 
 #[test]

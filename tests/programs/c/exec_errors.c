@@ -85,6 +85,7 @@ int main(void) {
     try("a link to itself", "loop");
     mkfifo("fifo", 0755);
     try("a fifo", "fifo");
+    unlink("fifo");
     try("a device", "/dev/null");
     make("empty", "", 0, 0755);
     try("an empty file", "empty");

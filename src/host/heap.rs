@@ -1,0 +1,149 @@
+//! Temper's heap. It lives in its guest's address space, so it takes memory by mappings of
+//! its own, never by the host's brk; and it takes it in pieces that the kernel fills at
+//! once, because a page fault costs several times what clearing the page does and a short
+//! run makes thousands.
+
+use std::alloc::{GlobalAlloc, Layout};
+use std::ptr;
+
+use dlmalloc::{Allocator, Dlmalloc};
+use parking_lot::Mutex;
+
+/// Bytes taken from the kernel at a time, at least.
+const PIECE: usize = 256 << 10;
+
+/// The global allocator of the `temper` program.
+pub struct Heap {
+    heap: Mutex<Dlmalloc<Mappings>>,
+}
+
+impl Default for Heap {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Heap {
+    pub const fn new() -> Heap {
+        let mut heap = Dlmalloc::new_with_allocator(Mappings);
+        assert!(heap.set_granularity(PIECE));
+        Heap {
+            heap: Mutex::new(heap),
+        }
+    }
+}
+
+// SAFETY: dlmalloc keeps the allocator's promises; the lock makes it one caller at a time.
+unsafe impl GlobalAlloc for Heap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: any size and any power of two are legal.
+        unsafe { self.heap.lock().malloc(layout.size(), layout.align()) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller's obligation: `at` is of this heap, with this layout.
+        unsafe { self.heap.lock().free(at, layout.size(), layout.align()) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as in `alloc`.
+        unsafe { self.heap.lock().calloc(layout.size(), layout.align()) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        let mut heap = self.heap.lock();
+        // SAFETY: as in `dealloc`.
+        unsafe { heap.realloc(at, layout.size(), layout.align(), size) }
+    }
+}
+
+/// Anonymous mappings.
+struct Mappings;
+
+// SAFETY: each piece is a fresh mapping that nobody else uses until it is freed.
+unsafe impl Allocator for Mappings {
+    fn alloc(&self, size: usize) -> (*mut u8, usize, u32) {
+        // Of a large allocation much may never be touched.
+        let fill = if size == PIECE { libc::MAP_POPULATE } else { 0 };
+        // SAFETY: a mapping at an address of the kernel's choice disturbs nothing.
+        let at = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                size,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | fill,
+                -1,
+                0,
+            )
+        };
+        if at == libc::MAP_FAILED {
+            (ptr::null_mut(), 0, 0)
+        } else {
+            (at.cast(), size, 0)
+        }
+    }
+
+    fn remap(&self, at: *mut u8, old: usize, new: usize, can_move: bool) -> *mut u8 {
+        let flags = if can_move { libc::MREMAP_MAYMOVE } else { 0 };
+        // SAFETY: `at..at+old` is a mapping of `alloc`'s.
+        let at = unsafe { libc::mremap(at.cast(), old, new, flags) };
+        if at == libc::MAP_FAILED {
+            ptr::null_mut()
+        } else {
+            at.cast()
+        }
+    }
+
+    fn free_part(&self, at: *mut u8, old: usize, new: usize) -> bool {
+        // SAFETY: as in `remap`; what lies beyond `new` is free.
+        unsafe { libc::munmap(at.add(new).cast(), old - new) == 0 }
+    }
+
+    fn free(&self, at: *mut u8, size: usize) -> bool {
+        // SAFETY: as in `remap`; all of it is free.
+        unsafe { libc::munmap(at.cast(), size) == 0 }
+    }
+
+    fn can_release_part(&self, _flags: u32) -> bool {
+        true
+    }
+
+    fn allocates_zeros(&self) -> bool {
+        true
+    }
+
+    fn page_size(&self) -> usize {
+        4096
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_of_all_sizes_are_kept_apart() {
+        let heap = Heap::new();
+        let layout = |size| Layout::from_size_align(size, 16).expect("a legal layout");
+        let sizes = [1, 40, 4096, PIECE - 64, PIECE + 1, 3 * PIECE];
+        // SAFETY: each block is used within its size and freed once with its layout.
+        unsafe {
+            let blocks = sizes.map(|size| (size, heap.alloc(layout(size))));
+            for (number, (size, at)) in blocks.iter().enumerate() {
+                at.write_bytes(number as u8, *size);
+            }
+            let blocks = blocks.map(|(size, at)| (size, heap.realloc(at, layout(size), 2 * size)));
+            for (number, (size, at)) in blocks.iter().enumerate() {
+                let bytes = std::slice::from_raw_parts(*at, *size);
+                assert!(bytes.iter().all(|byte| usize::from(*byte) == number));
+            }
+            for (size, at) in blocks {
+                heap.dealloc(at, layout(2 * size));
+            }
+            let zeroed = heap.alloc_zeroed(layout(PIECE));
+            let bytes = std::slice::from_raw_parts(zeroed, PIECE);
+            assert!(bytes.iter().all(|byte| *byte == 0));
+            heap.dealloc(zeroed, layout(PIECE));
+        }
+    }
+}

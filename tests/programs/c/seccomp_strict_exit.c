@@ -1,0 +1,3 @@
+// flags: -O1
+// args: exit
+#include "seccomp_strict.c"
