@@ -11,13 +11,23 @@ use super::board::Backends;
 use super::boot::Image;
 use super::clock::TimeBase;
 use super::engine::EngineKind;
+use super::kvm::host::Abilities;
 use super::machine::{Machine, MachineError, Pause, Settings, Until};
 use super::memory::GuestRam;
-use super::state::{Segment, VcpuState, XsaveArea};
+use super::state::{Segment, SegmentRegister, VcpuState, XsaveArea};
 use crate::addr::PAGE_SIZE;
 
 /// Memory is compared at every so many comparisons, and at the end.
 const MEMORY_EVERY: u64 = 64;
+
+/// Those that 64-bit code doesn't use, but for the bases of FS and GS.
+const DATA_SEGMENTS: [SegmentRegister; 5] = [
+    SegmentRegister::Es,
+    SegmentRegister::Ss,
+    SegmentRegister::Ds,
+    SegmentRegister::Fs,
+    SegmentRegister::Gs,
+];
 
 /// What a comparison found.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -58,6 +68,8 @@ impl Write for Kept {
 /// Two machines in step.
 pub struct Pair {
     machines: [Machine; 2],
+    /// Data segments of 64-bit code are compared too.
+    all_segments: bool,
     outputs: [Kept; 2],
 }
 
@@ -85,8 +97,11 @@ impl Pair {
         };
         let software = machine(EngineKind::Software, &outputs[0])?;
         let kvm = machine(EngineKind::Kvm, &outputs[1])?;
+        let abilities = Abilities::probe();
+        let abilities = abilities.map_err(|error| MachineError::Engine(EngineKind::Kvm, error))?;
         Ok(Pair {
             machines: [software, kvm],
+            all_segments: abilities.nulls_segments(),
             outputs,
         })
     }
@@ -142,7 +157,12 @@ impl Pair {
         found: &mut Vec<String>,
     ) -> Result<(), MachineError> {
         let software = self.machines[0].state()?;
-        let kvm = self.machines[1].state()?;
+        let mut kvm = self.machines[1].state()?;
+        if !self.all_segments && software.segment(SegmentRegister::Cs).has(Segment::L) {
+            for register in DATA_SEGMENTS {
+                *kvm.segment_mut(register) = *software.segment(register);
+            }
+        }
         compare_states(&software, &kvm, found);
         let counts = [0, 1].map(|index| self.machines[index].stats().devices);
         if counts[0] != counts[1] {
@@ -240,8 +260,9 @@ pub fn compare_states(software: &VcpuState, kvm: &VcpuState, found: &mut Vec<Str
 
 fn compare_segments(name: &str, a: &Segment, b: &Segment, found: &mut Vec<String>) {
     // What a register without a segment hides differs between CPUs.
+    let empty = |segment: &Segment| segment.unusable || segment.attributes == 0;
     let same = a.selector == b.selector
-        && (a.unusable && b.unusable
+        && (empty(a) && empty(b)
             || (a.base, a.limit, a.attributes, a.unusable)
                 == (b.base, b.limit, b.attributes, b.unusable));
     if !same {

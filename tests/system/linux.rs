@@ -204,7 +204,9 @@ for line in $(cat guests); do
     [ "$line" = "$guest:" ] || cmdline="--cmdline $(echo "${line#*:}" | tr + ' ')"
     vm "$guest" run --engine kvm --memory 64 $cmdline $guest
     vm "$guest switching" run --engine kvm --memory 64 --switch-at 5,1000,7 $cmdline $guest
-    vm "$guest verified" verify --memory 8 $cmdline $guest
+    case $guest in bench*) ;; *)
+        vm "$guest verified" verify --memory 8 $cmdline $guest ;;
+    esac
 done
 vm checks run --engine kvm --memory 64 checks
 vm auto run --stats --memory 64 bench
@@ -297,7 +299,9 @@ fn everything_runs_on_a_complete_kvm() {
     for guest in GUESTS {
         assert_eq!(part(guest.name), guest.says, "{}", guest.name);
         assert_eq!(part(&format!("{} switching", guest.name)), guest.says);
-        part(&format!("{} verified", guest.name));
+        if !guest.name.starts_with("bench") {
+            part(&format!("{} verified", guest.name));
+        }
     }
     let checks = part("checks");
     for line in checks.lines().filter(|line| line.starts_with("FAIL")) {

@@ -48,6 +48,12 @@ impl Abilities {
         [self.real_mode, self.kernel_64, self.kernel_sse] == [Speed::Native; 3]
     }
 
+    /// Whether a return to ring 3 takes segments of ring 0 away, as CPUs do. KVMs that
+    /// emulate ring 0 were seen to leave them; 64-bit code can't tell but by their selectors.
+    pub fn nulls_segments(&self) -> bool {
+        self.runs_kernels()
+    }
+
     /// Tries all of it, in some milliseconds.
     ///
     /// # Errors
