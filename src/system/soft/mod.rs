@@ -7,11 +7,13 @@
 //! Left out, and refused in words: hardware task switches, virtual-8086 mode, SMM, code in
 //! device memory.
 
+mod accesses;
 mod blocks;
 mod code_pages;
 mod control;
 mod cpuid;
 mod exceptions;
+mod fast_calls;
 mod host_access;
 mod instructions;
 mod mmu;
