@@ -57,7 +57,8 @@ impl Buffers {
             }
             let taken = (*len).min(limit);
             let at = GuestAddress(*addr);
-            *addr += taken;
+            // A guest may say any address; one that wraps is in no RAM, before or after.
+            *addr = addr.wrapping_add(taken);
             *len -= taken;
             return Some((at, taken as usize));
         }
