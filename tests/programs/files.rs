@@ -72,7 +72,7 @@ const LINES: &[&str] = &[
     "find tree -name *.txt -o -type l",
     "find . -size +10k -printf %p:%s\\n",
     "find nothing-here",
-    "tar --sort=name --owner=0 --group=0 --numeric-owner -cf made.tar tree text",
+    "tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -cf made.tar tree text",
     "tar -tvf no-such.tar",
     "diff text short",
     "diff -u numbers table.csv",

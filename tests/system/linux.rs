@@ -136,7 +136,7 @@ fn linux_uses_the_disk() {
          echo written by the guest | dd of=/dev/vda bs=512 seek=4 conv=sync 2>/dev/null\nsync\n",
     );
     let disk = tempfile::NamedTempFile::new().expect("temporary file");
-    let modules = ["virtio", "virtio_ring", "virtio_mmio", "virtio_blk"];
+    let modules = ["virtio_ring", "virtio", "virtio_mmio", "virtio_blk"];
     let modules = modules.map(|name| folder.join(format!("{name}.ko")).display().to_string());
     let mut arguments = vec![extra.path().to_str().expect("UTF-8")];
     arguments.extend(modules.iter().map(String::as_str));

@@ -3,6 +3,7 @@
 //! complete KVM that QEMU's emulated SVM gives, where QEMU is installed.
 
 mod bad_images;
+mod debugger;
 mod engines;
 mod guests;
 mod linux;
