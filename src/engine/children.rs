@@ -90,6 +90,9 @@ impl<E: GuestEnv> Held<'_, E> {
         // One that the child started would be killed at its end, with what it holds of this
         // memory.
         self.engine.code.profile.suspend_timed_saves();
+        if !lent {
+            self.engine.code.threads.sharing_began();
+        }
         // The lock is held until the child runs, and is then the child's: were it free, the child
         // could get a copy of a descriptor that another thread has open just then, such as that
         // of the profiles' lock.
@@ -109,6 +112,9 @@ impl<E: GuestEnv> Held<'_, E> {
             self.world.lock.acquire();
         }
         let Shared { engine, env } = &mut **self;
+        if !lent {
+            engine.code.threads.sharing_ended();
+        }
         engine.code.profile.resume_timed_saves();
         let child = &mut newborn.thread;
         let threads = &mut engine.code.threads;

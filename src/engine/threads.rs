@@ -29,6 +29,9 @@ pub(super) struct Threads {
     contexts: Vec<NonNull<ThreadContext>>,
     /// membarrier(2) is ready for use.
     barrier: bool,
+    /// Memory-sharing children that have the lock in their own right: it isn't their parent's
+    /// again when they end, so even an only thread among them gives it back.
+    sharing: u32,
 }
 
 impl Threads {
@@ -36,7 +39,16 @@ impl Threads {
     /// and nobody is in generated code while Rust code runs.
     #[inline]
     pub(super) fn alone(&self) -> bool {
-        self.contexts.len() <= 1
+        self.contexts.len() <= 1 && self.sharing == 0
+    }
+
+    /// A child begins or ends that shares memory and isn't lent the lock.
+    pub(super) fn sharing_began(&mut self) {
+        self.sharing += 1;
+    }
+
+    pub(super) fn sharing_ended(&mut self) {
+        self.sharing -= 1;
     }
 
     pub(super) fn lists(&self, ctx: &ThreadContext) -> bool {
@@ -63,6 +75,7 @@ impl Threads {
     /// In a forked child, which has no other thread than the one of `ctx`.
     pub(super) fn keep_only(&mut self, ctx: &mut ThreadContext) {
         self.contexts = vec![NonNull::from(ctx)];
+        self.sharing = 0;
     }
 
     /// Lists one context in the place of another, whose thread waits meanwhile.
