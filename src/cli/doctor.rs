@@ -310,9 +310,9 @@ fn huge_pages() -> Check {
 }
 
 fn membarrier() -> Check {
-    let (state, found) = match probe::membarrier_sync_core() {
-        Ok(true) => (State::Ok, "SYNC_CORE".into()),
-        Ok(false) => (State::Missing, "without SYNC_CORE".into()),
+    let (state, found) = match probe::membarrier_private() {
+        Ok(true) => (State::Ok, "PRIVATE_EXPEDITED".into()),
+        Ok(false) => (State::Missing, "without PRIVATE_EXPEDITED".into()),
         Err(error) => (State::Missing, error.to_string()),
     };
     Check {
@@ -320,7 +320,7 @@ fn membarrier() -> Check {
         state,
         needed: false,
         found,
-        meaning: "lets evicted code be reused while other threads run",
+        meaning: "programs with threads need it",
     }
 }
 

@@ -119,6 +119,8 @@ impl<M: GuestMemory> CodeControl for Code<M> {
     fn module_mapped(&mut self, range: Range<GuestAddr>, path: &Path, file_offset: u64) {
         // A file that can't be read any more is profiled in memory only.
         let started = Instant::now();
+        // A descriptor that a running thread would otherwise get is taken for a moment.
+        self.stop();
         let identity = File::open(path).and_then(|file| self.identities.identify(&file));
         self.profile.spent_loading(started.elapsed());
         match identity {

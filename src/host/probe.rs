@@ -88,19 +88,19 @@ pub fn cycle_counter() -> io::Result<()> {
     Ok(())
 }
 
-/// Whether membarrier(2) can make other threads see new code (PRIVATE_EXPEDITED_SYNC_CORE).
+/// Whether membarrier(2) can order other threads' accesses at once (PRIVATE_EXPEDITED).
 ///
 /// # Errors
 /// The kernel's, where it doesn't know the call.
-pub fn membarrier_sync_core() -> io::Result<bool> {
+pub fn membarrier_private() -> io::Result<bool> {
     const QUERY: i32 = 0;
-    const PRIVATE_EXPEDITED_SYNC_CORE: i64 = 1 << 5;
+    const PRIVATE_EXPEDITED: i64 = 1 << 3;
     // SAFETY: a query without pointers.
     let commands = unsafe { libc::syscall(libc::SYS_membarrier, QUERY, 0, 0) };
     if commands < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(commands & PRIVATE_EXPEDITED_SYNC_CORE != 0)
+    Ok(commands & PRIVATE_EXPEDITED != 0)
 }
 
 /// The largest resident set of this process so far, in bytes (getrusage(2)).

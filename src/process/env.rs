@@ -12,8 +12,8 @@ use super::thread::ThreadState;
 use super::{Process, vdso};
 use crate::addr::{GuestAddr, HostAddr};
 use crate::guest::{
-    CallsInFlight, CodeControl, EnvAction, GuestEnv, GuestTrap, HostCall, MemoryFault,
-    ThreadContext, Watched,
+    CallsInFlight, CodeControl, EnvAction, GuestEnv, GuestMemory, GuestTrap, HostCall, MemoryFault,
+    ThreadContext, Watched, Width,
 };
 use crate::native::IdentityMemory;
 
@@ -66,6 +66,9 @@ impl GuestEnv for Process {
             if fault.error_code & FAULT_FETCH != 0
                 && vdso::emulate_vsyscall(ctx, self.memory.parts().0)
             {
+                return EnvAction::Continue;
+            }
+            if self.records.many_threads() && self.is_over(fault) {
                 return EnvAction::Continue;
             }
             self.as_the_guest_sees_it(fault);
@@ -156,6 +159,29 @@ impl GuestEnv for Process {
 }
 
 impl Process {
+    /// Whether the access would go through now: another thread mapped the page, or ended
+    /// Temper's own protection of it, before this one could report its fault. The kernel
+    /// lets such an instruction run again, too.
+    fn is_over(&mut self, fault: &MemoryFault) -> bool {
+        if i32::from(fault.signal) != libc::SIGSEGV
+            || !matches!(fault.si_code, SEGV_MAPERR | SEGV_ACCERR)
+            || fault.error_code & FAULT_FETCH != 0
+        {
+            return false;
+        }
+        match self.memory.load(fault.addr, Width::B1) {
+            // Storing the same byte in one atomic step changes nothing.
+            Ok(byte) if fault.error_code & FAULT_WRITE != 0 => {
+                let stored = self
+                    .memory
+                    .compare_exchange(fault.addr, Width::B1, byte, byte);
+                stored.is_ok()
+            }
+            Ok(_) => true,
+            Err(_) => false,
+        }
+    }
+
     /// Whether an address is mapped is the guest's view: Temper's own memory isn't there.
     fn as_the_guest_sees_it(&self, fault: &mut MemoryFault) {
         if i32::from(fault.signal) == libc::SIGSEGV

@@ -92,6 +92,12 @@ impl Records {
             .expect("a live process")
     }
 
+    /// Whether more than one thread runs in the address space.
+    pub fn many_threads(&self) -> bool {
+        let records = self.slots.iter().flatten();
+        records.map(|record| record.threads).sum::<usize>() > 1
+    }
+
     /// Whether a descriptor of Temper's is open in any of the processes.
     pub fn any_own_descriptor(&self) -> bool {
         let mut records = self.slots.iter().flatten();

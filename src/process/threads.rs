@@ -16,7 +16,7 @@ use super::signals::{SigSet, host_mask};
 use super::{Loaded, Process, ThreadState};
 use crate::engine::host_signals::{SignalStack, leave_context, without_context};
 use crate::engine::{Engine, GuestThread, Held, Outcome, Shared, World};
-use crate::guest::ThreadContext;
+use crate::guest::{CodeControl, ThreadContext};
 use crate::host::syscall::{Errno, raw};
 
 /// The guest's thread as the engine runs it.
@@ -80,6 +80,8 @@ pub fn run(engine: Engine<Process>, loaded: Loaded, closing: Closing) -> Result<
 /// The guest ends: nobody else gets the lock any more.
 fn close(mut held: Held<'_, Process>, thread: &ThreadState, outcome: Outcome) -> i32 {
     let Shared { engine, env } = &mut *held;
+    // Natively they'd be gone at once.
+    engine.code.stop_world();
     engine.complete_stats();
     let closing = env.closing.0.take().expect("a guest ends once");
     let status = closing(engine, env, thread, outcome);

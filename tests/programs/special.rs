@@ -2,6 +2,7 @@
 //! Temper's own, and what isn't supported.
 
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ pub fn trials() -> Vec<Trial> {
         ("a program is found in PATH", found_in_path),
         ("a script starts its interpreter", script),
         ("verify finds nothing to say", verify),
+        ("verify says that threads end it", verify_and_threads),
         (
             "the second run uses the first one's profile",
             profile_is_used,
@@ -236,6 +238,30 @@ fn verify() -> Result<(), Failed> {
         same("--verify", &native, &guest(&["--verify"], command)?)?;
     }
     Ok(())
+}
+
+fn verify_and_threads() -> Result<(), Failed> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/c/threads_std.cpp");
+    let program = match fixture::built("g++", &["-O2", "-pthread"], &source) {
+        Ok(program) => program,
+        Err(why) => {
+            eprintln!("skipped: {why}");
+            return Ok(());
+        }
+    };
+    let native = run(Command::new(&program), b"", LIMIT)?;
+    let outcome = guest(&["--verify"], &[program.to_str().expect("UTF-8")])?;
+    let said = text(&outcome.stderr);
+    expect(
+        said.lines().count() == 1 && said.contains("--verify: the program has started a thread"),
+        "one line that says so",
+        &outcome,
+    )?;
+    expect(
+        (outcome.end, &outcome.stdout) == (native.end, &native.stdout),
+        "the rest as natively",
+        &outcome,
+    )
 }
 
 /// Nothing that was hot in the first run is interpreted at length in the second.

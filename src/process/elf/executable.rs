@@ -15,7 +15,7 @@ use super::LoadError;
 use crate::host::syscall::{Errno, call};
 
 /// An address that is never a user's: reading there is EFAULT.
-const UNREADABLE: u64 = u64::MAX & !4095;
+const UNREADABLE: u64 = !4095;
 
 /// A file that may be executed, open for reading.
 #[derive(Debug)]

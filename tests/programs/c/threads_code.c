@@ -122,6 +122,45 @@ static void pull_away(const char *what, int how) {
     printf("\n");
 }
 
+// Counters beside running code: each write hits a page that is watched again and again.
+enum { COUNTS = 3000 };
+static void *counts(void *argument) {
+    volatile long *counter = (volatile long *)(code + 2048) + (long)argument * 8;
+    pthread_barrier_wait(&running);
+    for (int i = 0; i < COUNTS; i++) {
+        (*counter)++;
+        if (argument)
+            __atomic_fetch_add((long *)(code + 3072), 1, __ATOMIC_RELAXED);
+    }
+    return NULL;
+}
+static void *calls(void *argument) {
+    pthread_barrier_wait(&running);
+    while (!stop)
+        if (((function)code)() != 77)
+            __atomic_fetch_add(&stale, 1, __ATOMIC_RELAXED);
+    return argument;
+}
+static void data_beside_code(void) {
+    pthread_t writers[3], caller;
+    code = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    put(code, 77);
+    stop = 0;
+    stale = 0;
+    pthread_barrier_init(&running, NULL, 4);
+    for (long i = 0; i < 3; i++)
+        pthread_create(&writers[i], NULL, counts, (void *)i);
+    pthread_create(&caller, NULL, calls, NULL);
+    for (int i = 0; i < 3; i++)
+        pthread_join(writers[i], NULL);
+    stop = 1;
+    pthread_join(caller, NULL);
+    volatile long *counters = (volatile long *)(code + 2048);
+    printf("data beside code: %ld %ld %ld, together %ld, stale %ld\n", counters[0], counters[8], counters[16],
+           *(long *)(code + 3072), stale);
+    munmap(code, 4096);
+}
+
 int main(void) {
     struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO};
     sigaction(SIGSEGV, &action, NULL);
@@ -143,6 +182,7 @@ int main(void) {
     change_while_running("mapped anew", map_anew);
     munmap(code, 4096);
 
+    data_beside_code();
     pull_away("unmapped", 0);
     pull_away("no longer executable", 1);
     return 0;
