@@ -202,7 +202,7 @@ fn a_signal_that_came_before_a_wait_is_handled_before_it() {
 fn exec_blocks_everything_and_hands_the_mask_over() {
     let mut thread = recording_guest();
     let blocked = thread.signals.mask;
-    assert_eq!(thread.signals().before_exec(libc::SYS_execve), Ok(blocked));
+    assert_eq!(thread.signals().before_exec(), Ok(blocked));
     assert!(host::mask().covers(SYNCHRONOUS));
     thread.signals().after_failed_exec();
     assert_eq!(host::mask(), blocked);
