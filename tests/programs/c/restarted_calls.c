@@ -34,7 +34,7 @@ static void tick(int signo, siginfo_t *info, void *uc) {
 }
 
 static void start(void) {
-    struct itimerval twice = {{0, 30000}, {0, 30000}};
+    struct itimerval twice = {{0, 200000}, {0, 30000}};
     ticks = 0;
     setitimer(ITIMER_REAL, &twice, NULL);
 }
@@ -101,7 +101,7 @@ static void fill_pair(void) {
 }
 
 static void all(void) {
-    struct timespec more = {0, 200000000}, at;
+    struct timespec more = {0, 900000000}, at;
     siginfo_t info;
     sigset_t others;
     sigemptyset(&others), sigaddset(&others, SIGUSR2);
@@ -149,15 +149,15 @@ static void all(void) {
     at.tv_sec += 5;
     int error = 0;
     TELL("clock_nanosleep, until", (error = clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL)) ? (errno = error, -1) : 0);
-    TELL("poll", poll(NULL, 0, 200));
+    TELL("poll", poll(NULL, 0, 900));
     TELL("ppoll", ppoll(NULL, 0, &more, NULL));
     TELL("ppoll, with a mask", ppoll(NULL, 0, &more, &others));
-    more = (struct timespec){0, 200000000};
-    TELL("select", select(0, NULL, NULL, NULL, &(struct timeval){0, 200000}));
+    more = (struct timespec){0, 900000000};
+    TELL("select", select(0, NULL, NULL, NULL, &(struct timeval){0, 900000}));
     TELL("pselect", pselect(0, NULL, NULL, NULL, &more, &others));
     struct epoll_event happened;
-    TELL("epoll_wait", epoll_wait(epoll, &happened, 1, 200));
-    TELL("epoll_pwait", epoll_pwait(epoll, &happened, 1, 200, &others));
+    TELL("epoll_wait", epoll_wait(epoll, &happened, 1, 900));
+    TELL("epoll_pwait", epoll_pwait(epoll, &happened, 1, 900, &others));
     TELL("sigsuspend", sigsuspend(&others));
     TELL("pause", pause());
     TELL("sigtimedwait", sigtimedwait(&others, &info, &more));

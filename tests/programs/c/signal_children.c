@@ -1,4 +1,5 @@
 // flags: -O1
+// heavy
 // Children that signals stop, continue and kill, as their parent sees it: the status of each
 // default action with and without core files, SIGCHLD and its flags, stops and job control
 // signals, signals to groups and by descriptor, what fork hands on.
@@ -118,15 +119,21 @@ static void stops(void) {
     }
     handled = 0;
     handle(SIGCHLD, handler, SA_RESTART | SA_NOCLDSTOP);
+    int go[2];
+    char byte;
+    CHECK(pipe(go) == 0);
     pid_t child = fork();
     if (child == 0) {
         handle(SIGCONT, handler, 0);
         raise(SIGSTOP);
+        CHECK(read(go[0], &byte, 1) == 1);
         _exit(handled);
     }
     tell("child", wait_for(child, WUNTRACED));
     kill(child, SIGCONT);
+    // An end would hide that it went on.
     tell("child", wait_for(child, WCONTINUED));
+    CHECK(write(go[1], "x", 1) == 1);
     tell("child", wait_for(child, 0));
     printf(" told %d, code %d\n", handled, chld_code);
 }

@@ -57,7 +57,7 @@ static void storm_begin(long signals) {
 
 // How many signals each part gets: argv[1], or what is affordable everywhere.
 static long storm_size(int argc, char **argv, long parts) {
-    long all = argc > 1 ? atol(argv[1]) : 20000;
+    long all = argc > 1 ? atol(argv[1]) : 10000;
     return all / parts;
 }
 
