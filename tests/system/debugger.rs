@@ -8,13 +8,14 @@ use super::guests::{LIMIT, Needs, image, kvm_can};
 use super::support::{run, temper};
 
 /// Breaks at the LODSB of the boot sector, steps twice, and lets it run to its end.
-const COMMANDS: [&str; 7] = [
+const COMMANDS: [&str; 8] = [
     "break *0x7c0d",
     "continue",
     "printf \"at %x in sp %x\\n\", $rip, $rsp",
     "stepi",
     "stepi",
     "printf \"then %x, byte %x\\n\", $rip, *(unsigned char*)0x7c0d",
+    "delete",
     "continue",
 ];
 
