@@ -18,7 +18,10 @@ impl Vcpu {
     pub(super) fn execute(&mut self, instruction: &Instruction) -> Outcome {
         let next = instruction.next_ip();
         let before = self.cpu.rflags;
-        let goes_on = self.dispatch(instruction)?;
+        let goes_on = match self.dispatch(instruction) {
+            Ok(goes_on) => goes_on,
+            Err(fault) => return Err(self.in_operands_segment(instruction, fault)),
+        };
         if goes_on {
             self.cpu.rip = next;
         }
@@ -27,6 +30,25 @@ impl Vcpu {
         }
         self.follow_mode();
         Ok(())
+    }
+
+    /// A non-canonical operand in the stack segment is #SS(0) instead of #GP(0).
+    fn in_operands_segment(&self, instruction: &Instruction, fault: Fault) -> Fault {
+        let plain = Exception::with_code(vector::GENERAL_PROTECTION, 0);
+        let in_stack = instruction.memory_segment() == iced_x86::Register::SS
+            && self.mmu.code_mode() == CpuMode::Bits64
+            && (0..instruction.op_count()).any(|i| instruction.op_kind(i) == OpKind::Memory);
+        match fault {
+            Fault::Exception(exception)
+                if exception == plain
+                    && in_stack
+                    && (instruction.is_vsib()
+                        || !super::mmu::is_canonical(self.address(instruction, 0).0)) =>
+            {
+                Fault::Exception(Exception::with_code(vector::STACK, 0))
+            }
+            other => other,
+        }
     }
 
     pub(super) fn require_ring_0(&self) -> Outcome {

@@ -172,6 +172,7 @@ impl Vcpu {
             return Err(device_not_available());
         }
         let at = self.address(instruction, 0);
+        // (#GP, or #SS where the address isn't canonical either.)
         if !at.0.is_multiple_of(if extended { 64 } else { 16 }) {
             return Err(general_protection(0));
         }
