@@ -57,7 +57,8 @@ impl Buffers {
             }
             let taken = (*len).min(limit);
             let at = GuestAddress(*addr);
-            *addr += taken;
+            // A range that wraps around is refused where it is used.
+            *addr = addr.wrapping_add(taken);
             *len -= taken;
             return Some((at, taken as usize));
         }
