@@ -84,7 +84,6 @@ impl<E: GuestEnv> Held<'_, E> {
             thread: GuestThread::new(thread.ctx.for_child(), own),
             signal_stack: range.start,
         };
-        newborn.thread.releases = !lent;
         let threads = &mut self.engine.code.threads;
         threads.replace(&mut thread.ctx, &mut newborn.thread.ctx);
         self.engine.code.profile.interrupt_path();

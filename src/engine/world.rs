@@ -43,9 +43,6 @@ pub struct GuestThread<E: GuestEnv> {
     pub own: E::Thread,
     /// Blocks that are still to be interpreted to refresh the profile, translated or not.
     pub(super) burst: u32,
-    /// Gives the lock back even where nobody else runs: a child that shares memory leaves it
-    /// by a call (execve) or a death, and its parent waits for the lock.
-    pub(super) releases: bool,
     /// The state of the map's far entries that the context's copies are from.
     pub(super) far_epoch: u64,
 }
@@ -56,7 +53,6 @@ impl<E: GuestEnv> GuestThread<E> {
             ctx,
             own,
             burst: 0,
-            releases: false,
             far_epoch: 0,
         })
     }
@@ -168,7 +164,7 @@ impl<E: GuestEnv> Held<'_, E> {
     fn enter(&mut self, thread: &mut GuestThread<E>, host: HostAddr) -> EnvAction {
         let engine = &mut self.engine;
         let started = engine.settings.timing.then(Instant::now);
-        let exit = if engine.code.threads.alone() && !thread.releases {
+        let exit = if engine.code.threads.alone() {
             // SAFETY: `World::run` prepared the context, which is borrowed here; `host` was
             // just looked up for the guest's pc.
             unsafe { entry::enter(&mut thread.ctx, host) }
@@ -209,7 +205,7 @@ impl<E: GuestEnv> Held<'_, E> {
         ctx.call = call;
         ctx.in_syscall.store(1, Ordering::Release);
         let engine = &mut self.engine;
-        let alone = engine.code.threads.alone() && !thread.releases;
+        let alone = engine.code.threads.alone();
         if !alone {
             engine.code.profile.interrupt_path();
             self.world.lock.release();

@@ -142,7 +142,9 @@ void on_trap(struct frame *frame)
         if (!(frame->cs & 3)) {
             fail("trap", frame);
         }
+        /* Done, as if it were an instruction: a debugger may see the next one. */
         frame->rip += 2;
+        frame->rflags &= ~0x10000ull;
         serve(frame);
         break;
 #endif
