@@ -6,7 +6,10 @@
 //! `cargo bench --bench programs -- --filter lua --runs 9`; `--help` shows the rest.
 
 mod measure;
+#[path = "../../tests/support/servers.rs"]
+mod place;
 mod report;
+mod sessions;
 mod statistics;
 mod suite;
 
@@ -104,6 +107,10 @@ fn bench(options: &Options) -> Result<(), Box<dyn Error>> {
         for workload in programs.iter().chain(&startups) {
             println!("{}: {}", workload.name, workload.command.join(" "));
         }
+        for step in &suite.sessions {
+            println!("{}: {}", step.name, step.command.join(" "));
+        }
+        println!("redis, pgbench, nginx: a server under load");
         return Ok(());
     }
     let mut results = Results {
@@ -132,6 +139,19 @@ fn bench(options: &Options) -> Result<(), Box<dyn Error>> {
     if options.wants("interpreter") {
         results.interpreter_speed = interpreter_speed(&suite.interpreter, &options.temper);
     }
+    for step in &suite.sessions {
+        if options.wants(&step.name) && there(&step.name, &step.command[0]) {
+            let pairs = options.pairs();
+            let figure = sessions::step(step, &options.temper, pairs);
+            results.sessions.push(figure);
+        }
+    }
+    results.sessions.extend(sessions::servers(
+        |name| options.wants(name),
+        &options.temper,
+        options.pairs(),
+        options.quick,
+    ));
     results.print();
     results.write(&options.json)?;
     println!("\nall samples: {}", options.json.display());
@@ -282,12 +302,13 @@ fn interpreter_speed(workload: &Workload, temper: &Path) -> Option<f64> {
 }
 
 fn installed(workload: &Workload) -> bool {
-    let there = Path::new(&workload.command[0]).is_file();
+    there(&workload.name, &workload.command[0])
+}
+
+fn there(row: &str, program: &str) -> bool {
+    let there = Path::new(program).is_file();
     if !there {
-        eprintln!(
-            "skipped: {}: {} is not installed",
-            workload.name, workload.command[0]
-        );
+        eprintln!("skipped: {row}: {program} is not installed");
     }
     there
 }

@@ -8,6 +8,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use crate::measure::{Runner, Sample};
+use crate::sessions::{Comparison, Figure};
 use crate::statistics::{Estimate, estimate, geometric_mean, median};
 
 /// One program under one runner, paired with its native runs.
@@ -47,6 +48,7 @@ pub struct Results {
     pub programs: Vec<Row>,
     pub startups: Vec<Row>,
     pub profiling: Vec<Row>,
+    pub sessions: Vec<Figure>,
     /// Guest instructions a second in the interpreter alone.
     pub interpreter_speed: Option<f64>,
 }
@@ -108,6 +110,10 @@ impl Results {
         if !self.profiling.is_empty() {
             println!("What profiling costs: CPU time over that with --no-profile\n");
             println!("{}\n", ratios(&self.profiling));
+        }
+        if !self.sessions.is_empty() {
+            println!("Sessions: times, and rates a second, of the steps themselves\n");
+            println!("{}\n", sessions(&self.sessions));
         }
         if let Some(speed) = self.interpreter_speed {
             println!(
@@ -225,6 +231,45 @@ fn extras(rows: &[Row]) -> Table {
                 shown(&variant.extra_memory, MIB, 1),
             ]);
         }
+    }
+    table
+}
+
+fn sessions(figures: &[Figure]) -> Table {
+    let header = [
+        "figure",
+        "native",
+        "Temper",
+        "against native",
+        "must",
+        "goal",
+    ];
+    let mut table = table(header.map(str::to_owned).to_vec());
+    for figure in figures {
+        let unit = &figure.unit;
+        let measured = |values: &[f64]| {
+            median(values).map_or("-".into(), |value| format!("{value:.1} {unit}"))
+        };
+        let bound = |value: f64| match figure.comparison {
+            Comparison::RateLost | Comparison::TimeRatio => value.to_string(),
+            Comparison::TimeAdded => format!("{value} {unit} more"),
+        };
+        let result = match (&figure.failure, &figure.result) {
+            (Some(failure), _) => failure.clone(),
+            (None, None) => "-".into(),
+            (None, Some(result)) => match figure.comparison {
+                Comparison::RateLost | Comparison::TimeRatio => show(result, 1.0, 2),
+                Comparison::TimeAdded => format!("{} {unit}", show(result, 1.0, 1)),
+            },
+        };
+        table.add_row([
+            figure.name.clone(),
+            measured(&figure.native),
+            measured(&figure.temper),
+            result,
+            bound(figure.must),
+            bound(figure.goal),
+        ]);
     }
     table
 }

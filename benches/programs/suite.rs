@@ -9,6 +9,8 @@ use std::process::Command;
 
 use serde::Deserialize;
 
+use crate::sessions::Step;
+
 /// One command to measure. The program is an absolute path.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Workload {
@@ -36,6 +38,8 @@ pub struct Suite {
     pub startups: Vec<Workload>,
     /// Names of programs whose run is compared with and without profiling.
     pub profiling: Vec<String>,
+    /// What single steps of a session cost.
+    pub sessions: Vec<Step>,
     /// What the interpreter's speed is measured with.
     pub interpreter: Workload,
 }
@@ -74,6 +78,9 @@ impl Suite {
         let workloads = suite.programs.iter_mut().chain(&mut suite.startups);
         for workload in workloads.chain([&mut suite.interpreter]) {
             fill(&mut workload.command, Path::new(""));
+        }
+        for step in &mut suite.sessions {
+            fill(&mut step.command, Path::new(""));
         }
         Ok(suite)
     }

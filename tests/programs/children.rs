@@ -19,6 +19,9 @@ pub fn cases() -> Vec<Case> {
             .named("gcc whole"),
         Case::new("gcc -c missing.c").named("gcc fails"),
         Case::new("bash repository.sh").heavy().named("git"),
+        Case::new("bash writers.sh")
+            .heavy()
+            .named("sqlite3, several processes"),
         Case::new("perl children.pl").heavy(),
         Case::new("python3 -I children.py").heavy(),
         Case::new("env -i A=1 sh -c").arg("echo $A ${HOME:+home}"),

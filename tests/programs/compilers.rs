@@ -59,6 +59,12 @@ pub fn cases() -> Vec<Case> {
             guest("rustc", &["-O", "-Ctarget-feature=+crt-static"], "words.rs"),
         ),
         Case::of(
+            "a Rust program of threads",
+            guest("rustc", &["-O", "--edition=2024"], "workers.rs"),
+            &[],
+        )
+        .heavy(),
+        Case::of(
             "a Rust program that panics",
             guest("rustc", &["-O"], "words.rs"),
             &["panic"],

@@ -134,6 +134,8 @@ const GUESTS: &[(&str, &str)] = &[
     ("script.py", include_str!("guests/script.py")),
     ("script.sql", include_str!("guests/script.sql")),
     ("threads.py", include_str!("guests/threads.py")),
+    ("writers.py", include_str!("guests/writers.py")),
+    ("writers.sh", include_str!("guests/writers.sh")),
     ("unit.c", include_str!("guests/unit.c")),
     ("unit.s", include_str!("guests/unit.s")),
 ];

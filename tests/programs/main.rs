@@ -13,11 +13,16 @@ mod files;
 mod fixture;
 mod languages;
 mod modes;
+#[path = "../support/servers.rs"]
+mod place;
 mod privileges;
+mod pythons;
 mod saves;
+mod servers;
 mod signals;
 mod sources;
 mod special;
+mod stressors;
 #[path = "../support/mod.rs"]
 mod support;
 mod text;
@@ -50,6 +55,9 @@ fn main() -> ExitCode {
     let mut trials = special::trials();
     trials.extend(privileges::trials());
     trials.extend(saves::trials());
+    trials.extend(servers::trials());
+    trials.extend(stressors::trials());
+    trials.extend(pythons::trials());
     for case in cases.into_iter().flatten().map(Arc::new) {
         for &mode in modes::ALL {
             if mode.affords(&case) {

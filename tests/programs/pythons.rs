@@ -31,9 +31,21 @@ const SELECTIONS: &[Selection] = &[
     ),
     ("test_thread", &[]),
     ("test_fork1", &["!ForkTest.test_wait"]),
-    ("test_ctypes", &["test_callbacks.*", "test_errno.*", "test_as_parameter.*",
-        "test_cfuncs.*", "test_functions.*", "test_libc.*", "test_loading.*",
-        "test_pointers.*", "test_random_things.*", "test_win32.*"]),
+    (
+        "test_ctypes",
+        &[
+            "test_callbacks.*",
+            "test_errno.*",
+            "test_as_parameter.*",
+            "test_cfuncs.*",
+            "test_functions.*",
+            "test_libc.*",
+            "test_loading.*",
+            "test_pointers.*",
+            "test_random_things.*",
+            "test_win32.*",
+        ],
+    ),
     (
         "test_subprocess",
         &[
@@ -64,12 +76,20 @@ const SELECTIONS: &[Selection] = &[
     ),
     (
         "test_multiprocessing_spawn",
-        &["WithProcessesTestProcess.test_process", "WithProcessesTestPipe*"],
+        &[
+            "WithProcessesTestProcess.test_process",
+            "WithProcessesTestPipe*",
+        ],
     ),
     (
         "test_asyncio.test_subprocess",
-        &["SubprocessThreadedWatcherTests.test_*", "SubprocessPidfdWatcherTests.test_*",
-          "!test_kill_issue43884", "!test_read_stdout_after*", "!test_stdin_broken_pipe"],
+        &[
+            "SubprocessThreadedWatcherTests.test_*",
+            "SubprocessPidfdWatcherTests.test_*",
+            "!test_kill_issue43884",
+            "!test_read_stdout_after*",
+            "!test_stdin_broken_pipe",
+        ],
     ),
     (
         "test_asyncio.test_events",
@@ -82,9 +102,7 @@ const SELECTIONS: &[Selection] = &[
 pub fn trials() -> Vec<Trial> {
     SELECTIONS
         .iter()
-        .map(|selection| {
-            Trial::test(format!("CPython's {}", selection.0), || check(selection))
-        })
+        .map(|selection| Trial::test(format!("CPython's {}", selection.0), || check(selection)))
         .collect()
 }
 
@@ -132,7 +150,8 @@ struct Run {
 
 fn run(selection: &Selection, temper: Option<&Path>) -> Result<Run, Failed> {
     let place = Place::new(temper)?;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/guests/cpython_tests.py");
+    let script =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/guests/cpython_tests.py");
     let results = place.path().join("results");
     let mut command = place.command("/usr/bin/python3");
     command

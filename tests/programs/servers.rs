@@ -71,7 +71,10 @@ fn check(name: &str, programs: &[&str], session: Session) -> Result<(), Failed> 
         return Ok(());
     }
     let apart = native.lines().zip(run.lines()).find(|(a, b)| a != b);
-    Err(format!("the transcripts differ, first in {apart:?}\nnatively:\n{native}\nunder Temper:\n{run}").into())
+    Err(format!(
+        "the transcripts differ, first in {apart:?}\nnatively:\n{native}\nunder Temper:\n{run}"
+    )
+    .into())
 }
 
 fn during(when: &str, failed: Failed) -> Failed {
@@ -130,7 +133,9 @@ fn redis_says(server: &Server, command: &[&str]) -> Result<String, Failed> {
 
 /// The rows that redis-benchmark measured, without their figures.
 fn redis_benchmark(mut command: Command, server: &Server, args: &[&str]) -> Result<String, Failed> {
-    command.args(["-p", &server.port.to_string(), "--csv"]).args(args);
+    command
+        .args(["-p", &server.port.to_string(), "--csv"])
+        .args(args);
     let rows = succeed(command, b"")?;
     let names = rows.lines().filter_map(|row| row.split(',').next());
     Ok(names.map(|name| format!("{name}\n")).collect())
@@ -159,11 +164,12 @@ fn redis(temper: Option<&Path>) -> Result<String, Failed> {
         let said = redis_says(&server, &["INFO", "persistence"])?;
         Ok(said.lines().any(|known| known.trim() == line))
     };
-    until("the end of the save", || persistence("rdb_bgsave_in_progress:0"))?;
+    until("the end of the save", || {
+        persistence("rdb_bgsave_in_progress:0")
+    })?;
     transcript += &redis_says(&server, &["CONFIG", "SET", "appendonly", "yes"])?;
     until("the end of the rewrite", || {
-        Ok(persistence("aof_rewrite_in_progress:0")?
-            && persistence("aof_rewrite_scheduled:0")?)
+        Ok(persistence("aof_rewrite_in_progress:0")? && persistence("aof_rewrite_scheduled:0")?)
     })?;
     for line in ["rdb_last_bgsave_status:ok", "aof_last_bgrewrite_status:ok"] {
         let _ = writeln!(transcript, "{line}: {}", persistence(line)?);
@@ -185,10 +191,16 @@ fn redis_crash(temper: Option<&Path>) -> Result<String, Failed> {
     support::run(client, b"", LIMIT)?;
     let status = server.ended()?;
     let log = server.log();
-    let said: Vec<&str> = ["crashed by signal: 11", "STACK TRACE", "REGISTERS", "debugCommand", "FAST MEMORY TEST"]
-        .into_iter()
-        .filter(|part| log.contains(part))
-        .collect();
+    let said: Vec<&str> = [
+        "crashed by signal: 11",
+        "STACK TRACE",
+        "REGISTERS",
+        "debugCommand",
+        "FAST MEMORY TEST",
+    ]
+    .into_iter()
+    .filter(|part| log.contains(part))
+    .collect();
     Ok(format!("{:?} {said:?}", status.signal()))
 }
 
@@ -208,16 +220,28 @@ fn site(temper: Option<&Path>) -> Result<Place, Failed> {
     let place = Place::new(temper)?;
     let html = place.path().join("html");
     fs::create_dir(&html)?;
-    fs::write(place.path().join("nginx.conf"), include_bytes!("guests/nginx.conf"))?;
+    fs::write(
+        place.path().join("nginx.conf"),
+        include_bytes!("guests/nginx.conf"),
+    )?;
     let mut numbers = fixture::Numbers(11);
-    let text: String = (0..3000).map(|_| format!("{} ", numbers.below(1000))).collect();
+    let text: String = (0..3000)
+        .map(|_| format!("{} ", numbers.below(1000)))
+        .collect();
     let bytes: Vec<u8> = (0..300_000).map(|_| numbers.next() as u8).collect();
-    for (name, contents) in [("small.txt", &text.as_bytes()[..100]), ("large.txt", text.as_bytes()), ("data.bin", &bytes)] {
+    for (name, contents) in [
+        ("small.txt", &text.as_bytes()[..100]),
+        ("large.txt", text.as_bytes()),
+        ("data.bin", &bytes),
+    ] {
         let path = html.join(name);
         fs::write(&path, contents)?;
         // Its time is part of the answer.
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
-        fs::File::options().write(true).open(path)?.set_modified(time)?;
+        fs::File::options()
+            .write(true)
+            .open(path)?
+            .set_modified(time)?;
     }
     Ok(place)
 }
@@ -243,7 +267,10 @@ fn converse(port: u16) -> std::io::Result<Vec<u8>> {
         let headers = "Host: temper.test\r\nAccept-Encoding: gzip\r\n";
         write!(stream, "{request} HTTP/1.1\r\n{headers}\r\n")?;
     }
-    write!(stream, "GET /echo?last HTTP/1.1\r\nHost: temper.test\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET /echo?last HTTP/1.1\r\nHost: temper.test\r\nConnection: close\r\n\r\n"
+    )?;
     let mut answers = Vec::new();
     stream.read_to_end(&mut answers)?;
     Ok(without_dates(&answers))
@@ -269,7 +296,10 @@ fn requests(port: u16) -> Result<String, Failed> {
     let mut all = thread::scope(|scope| {
         let clients: Vec<_> = (0..4).map(|_| scope.spawn(client)).collect();
         let join = |client: thread::ScopedJoinHandle<'_, _>| client.join().expect("client");
-        clients.into_iter().map(join).collect::<std::io::Result<Vec<_>>>()
+        clients
+            .into_iter()
+            .map(join)
+            .collect::<std::io::Result<Vec<_>>>()
     })?
     .concat();
     let count = all.len();
@@ -280,8 +310,16 @@ fn requests(port: u16) -> Result<String, Failed> {
         let mut hasher = DefaultHasher::new();
         answers.hash(&mut hasher);
         let status = String::from_utf8_lossy(&answers);
-        let status: Vec<&str> = status.lines().filter(|line| line.starts_with("HTTP/")).collect();
-        let _ = writeln!(transcript, "{} bytes, {:x}, {status:?}", answers.len(), hasher.finish());
+        let status: Vec<&str> = status
+            .lines()
+            .filter(|line| line.starts_with("HTTP/"))
+            .collect();
+        let _ = writeln!(
+            transcript,
+            "{} bytes, {:x}, {status:?}",
+            answers.len(),
+            hasher.finish()
+        );
     }
     Ok(transcript)
 }
@@ -299,7 +337,9 @@ fn nginx(temper: Option<&Path>) -> Result<String, Failed> {
     let mut transcript = requests(server.port)?;
     let errors = server.place.path().join("error.log");
     let ended = || -> Result<usize, Failed> {
-        Ok(fs::read_to_string(&errors)?.matches("exited with code 0").count())
+        Ok(fs::read_to_string(&errors)?
+            .matches("exited with code 0")
+            .count())
     };
     nginx_order(&server.place, &["-s", "reload"])?;
     until("the end of the first workers", || Ok(ended()? >= 2))?;
@@ -311,7 +351,9 @@ fn nginx(temper: Option<&Path>) -> Result<String, Failed> {
     let _ = writeln!(transcript, "{} workers ended", ended()?);
     let bad = ["[alert]", "[crit]", "[emerg]", "exited on signal"];
     let errors = fs::read_to_string(&errors)?;
-    let bad = errors.lines().filter(|line| bad.iter().any(|word| line.contains(word)));
+    let bad = errors
+        .lines()
+        .filter(|line| bad.iter().any(|word| line.contains(word)));
     bad.for_each(|line| {
         let _ = writeln!(transcript, "{line}");
     });
@@ -325,7 +367,9 @@ fn nginx_daemon(temper: Option<&Path>) -> Result<String, Failed> {
     configure_nginx(&place, port)?;
     let mut transcript = nginx_order(&place, &["-t", "-q"])?;
     transcript += &nginx_order(&place, &[])?;
-    until("the daemon", || Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()))?;
+    until("the daemon", || {
+        Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok())
+    })?;
     transcript += &requests(port)?;
     nginx_order(&place, &["-s", "stop"])?;
     place.wait_until_empty(LIMIT)?;
@@ -346,7 +390,17 @@ const POSTGRES_ACCOUNT: &str = "postgres";
 fn cluster(temper: Option<&Path>, port: u16) -> Result<(Place, String), Failed> {
     let place = Place::of_account(temper, POSTGRES_ACCOUNT)?;
     let mut initdb = place.command(postgres_program("initdb")?);
-    initdb.args(["-D", "data", "-A", "trust", "-U", "tester", "-E", "UTF8", "--no-sync"]);
+    initdb.args([
+        "-D",
+        "data",
+        "-A",
+        "trust",
+        "-U",
+        "tester",
+        "-E",
+        "UTF8",
+        "--no-sync",
+    ]);
     let said = succeed(initdb, b"")?;
     configure_postgres(&place, port)?;
     Ok((place, said))
@@ -378,9 +432,17 @@ fn postgres(temper: Option<&Path>) -> Result<String, Failed> {
     transcript += &everything(&said);
     let tables = postgres_client(outside("pgbench")?, port, &["-i", "-q", "-s", "1"]);
     succeed(tables, b"")?;
-    let load = postgres_client(outside("pgbench")?, port, &["-n", "-c", "4", "-j", "2", "-t", "50"]);
+    let load = postgres_client(
+        outside("pgbench")?,
+        port,
+        &["-n", "-c", "4", "-j", "2", "-t", "50"],
+    );
     transcript += &transactions(&succeed(load, b"")?);
-    let load = postgres_client(inside("pgbench")?, port, &["-n", "-c", "2", "-j", "2", "-t", "20", "-M", "prepared"]);
+    let load = postgres_client(
+        inside("pgbench")?,
+        port,
+        &["-n", "-c", "2", "-j", "2", "-t", "20", "-M", "prepared"],
+    );
     transcript += &transactions(&succeed(load, b"")?);
     let sums = b"select count(*) from pgbench_history;
         select (select sum(delta) from pgbench_history) = (select sum(abalance) from pgbench_accounts),
@@ -398,9 +460,9 @@ fn postgres(temper: Option<&Path>) -> Result<String, Failed> {
 
 /// What pgbench says of how many transactions there were.
 fn transactions(said: &str) -> String {
-    let lines = said.lines().filter(|line| {
-        line.contains("actually processed") || line.contains("failed transactions")
-    });
+    let lines = said
+        .lines()
+        .filter(|line| line.contains("actually processed") || line.contains("failed transactions"));
     lines.map(|line| format!("{line}\n")).collect()
 }
 
@@ -413,11 +475,24 @@ fn postgres_daemon(temper: Option<&Path>) -> Result<String, Failed> {
     fs::rename(made.path().join("data"), place.path().join("data"))?;
     configure_postgres(&place, port)?;
     let mut transcript = String::new();
-    for order in [&["start"][..], &["status"], &["restart", "-m", "immediate"], &["stop"], &["status"]] {
+    for order in [
+        &["start"][..],
+        &["status"],
+        &["restart", "-m", "immediate"],
+        &["stop"],
+        &["status"],
+    ] {
         let mut command = place.command(postgres_program("pg_ctl")?);
-        command.args(["-D", "data", "-w", "-l", "server.log"]).args(order);
+        command
+            .args(["-D", "data", "-w", "-l", "server.log"])
+            .args(order);
         let outcome = support::run(command, b"", LIMIT)?;
-        let _ = writeln!(transcript, "{order:?}: {:?}, ready: {}", outcome.end, postgres_is_ready(&place, port));
+        let _ = writeln!(
+            transcript,
+            "{order:?}: {:?}, ready: {}",
+            outcome.end,
+            postgres_is_ready(&place, port)
+        );
         if outcome.end == End::TimedOut {
             return Err(format!("pg_ctl {order:?}: {outcome:?}").into());
         }
@@ -431,10 +506,17 @@ fn postgres_load(temper: Option<&Path>) -> Result<String, Failed> {
     let (place, _) = cluster(temper, port)?;
     let mut server = Server::postgres(place, port)?;
     let program = postgres_program("pgbench")?;
-    let run = |args: &[&str]| succeed(postgres_client(server.place.native(&program), port, args), b"");
+    let run = |args: &[&str]| {
+        succeed(
+            postgres_client(server.place.native(&program), port, args),
+            b"",
+        )
+    };
     run(&["-i", "-q", "-s", "5"])?;
     let said = run(&["-n", "-c", "8", "-j", "2", "-T", "10"])?;
-    let failed = said.lines().find(|line| line.contains("failed transactions"));
+    let failed = said
+        .lines()
+        .find(|line| line.contains("failed transactions"));
     let mut transcript = format!("{failed:?}\n");
     let _ = writeln!(transcript, "{}", server.stop()?);
     Ok(transcript)

@@ -21,9 +21,21 @@ const TIMEOUT: &str = "120";
 type Class = (&'static str, &'static [(&'static str, u32)]);
 
 const CLASSES: &[Class] = &[
-    ("threads", &[("pthread", 20), ("mutex", 100), ("dekker", 200), ("peterson", 200), ("atomic", 20)]),
+    (
+        "threads",
+        &[
+            ("pthread", 20),
+            ("mutex", 100),
+            ("dekker", 200),
+            ("peterson", 200),
+            ("atomic", 20),
+        ],
+    ),
     ("clones", &[("clone", 4)]),
-    ("futexes", &[("futex", 500), ("sem-sysv", 500), ("membarrier", 20)]),
+    (
+        "futexes",
+        &[("futex", 500), ("sem-sysv", 500), ("membarrier", 20)],
+    ),
     (
         "signals",
         &[
@@ -48,7 +60,10 @@ const CLASSES: &[Class] = &[
             ("stack", 1),
         ],
     ),
-    ("timers", &[("timer", 500), ("itimer", 100), ("alarm", 2), ("clock", 50)]),
+    (
+        "timers",
+        &[("timer", 500), ("itimer", 100), ("alarm", 2), ("clock", 50)],
+    ),
     (
         "memory",
         &[
@@ -74,9 +89,21 @@ const CLASSES: &[Class] = &[
             ("pidfd", 10),
         ],
     ),
-    ("waiting", &[("epoll", 100), ("eventfd", 200), ("pipe", 500), ("aio", 50), ("nanosleep", 20)]),
+    (
+        "waiting",
+        &[
+            ("epoll", 100),
+            ("eventfd", 200),
+            ("pipe", 500),
+            ("aio", 50),
+            ("nanosleep", 20),
+        ],
+    ),
     ("seccomp", &[("seccomp", 10)]),
-    ("contexts", &[("context", 200), ("longjmp", 2000), ("switch", 1000)]),
+    (
+        "contexts",
+        &[("context", 200), ("longjmp", 2000), ("switch", 1000)],
+    ),
 ];
 
 pub fn trials() -> Vec<Trial> {
@@ -119,8 +146,22 @@ fn run(stressors: &[(&str, u32)], temper: Option<&Path>) -> Result<Run, Failed> 
         command.args([format!("--{name}"), "1".into()]);
         command.args([format!("--{name}-ops"), rounds.to_string()]);
     }
-    command.args(["--vm-bytes", "1M", "--mmap-bytes", "1M", "--mremap-bytes", "512K"]);
-    command.args(["--verify", "--metrics", "--timeout", TIMEOUT, "--temp-path", "."]);
+    command.args([
+        "--vm-bytes",
+        "1M",
+        "--mmap-bytes",
+        "1M",
+        "--mremap-bytes",
+        "512K",
+    ]);
+    command.args([
+        "--verify",
+        "--metrics",
+        "--timeout",
+        TIMEOUT,
+        "--temp-path",
+        ".",
+    ]);
     let outcome = support::run(command, b"", LIMIT)?;
     if outcome.end == End::TimedOut {
         return Err(format!("{stressors:?}: {outcome:?}").into());
@@ -143,7 +184,10 @@ fn rounds(outcome: &Outcome) -> BTreeMap<String, u64> {
         + &String::from_utf8_lossy(&outcome.stdout);
     let mut all = BTreeMap::new();
     for line in shown.lines().filter(|line| line.contains(" metrc: ")) {
-        let mut words = line.split_once("] ").map_or("", |parts| parts.1).split_whitespace();
+        let mut words = line
+            .split_once("] ")
+            .map_or("", |parts| parts.1)
+            .split_whitespace();
         let (Some(name), Some(rounds)) = (words.next(), words.next()) else {
             continue;
         };

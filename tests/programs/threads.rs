@@ -17,5 +17,8 @@ pub fn cases() -> Vec<Case> {
         Case::new("zstd -T2 -q -1 -B32768 binary -o other.zst"),
         Case::new("sort -n --parallel=2 -S 8M").stdin(lines).heavy(),
         Case::new("python3 -I threads.py").heavy(),
+        Case::new("python3 -I writers.py")
+            .heavy()
+            .named("sqlite3, several threads"),
     ]
 }

@@ -37,10 +37,7 @@ impl Place {
             temper: temper.map(Path::to_owned),
             account: None,
         };
-        // Open to all, as servers give their workers another user.
-        fs::create_dir(place.profiles())
-            .and_then(|()| fs::set_permissions(place.profiles(), Permissions::from_mode(0o1777)))
-            .map_err(|error| format!("no folder for profiles: {error}"))?;
+        fs::create_dir(place.profiles()).map_err(|error| format!("no profiles: {error}"))?;
         Ok(place)
     }
 
@@ -60,7 +57,9 @@ impl Place {
             fs::copy(temper, &copy).map_err(failed)?;
             place.temper = Some(copy);
         }
-        chown(place.path(), Some(account.0), Some(account.1)).map_err(failed)?;
+        for folder in [place.path(), &place.profiles()] {
+            chown(folder, Some(account.0), Some(account.1)).map_err(failed)?;
+        }
         place.account = Some(account);
         Ok(place)
     }
@@ -69,7 +68,8 @@ impl Place {
         self.folder.path()
     }
 
-    fn profiles(&self) -> PathBuf {
+    /// The profiles of what runs here under Temper.
+    pub fn profiles(&self) -> PathBuf {
         self.path().join("profiles")
     }
 
@@ -139,7 +139,10 @@ impl Place {
                     .iter()
                     .map(|pid| {
                         let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                        format!("{pid}: {}", String::from_utf8_lossy(&words).replace('\0', " "))
+                        format!(
+                            "{pid}: {}",
+                            String::from_utf8_lossy(&words).replace('\0', " ")
+                        )
                     })
                     .collect();
                 return Err(format!("still running: {}", names.join("; ")));
@@ -172,7 +175,12 @@ fn account(name: &str) -> Option<(u32, u32)> {
     let users = fs::read_to_string("/etc/passwd").ok()?;
     users.lines().find_map(|line| {
         let mut fields = line.split(':');
-        let (user, _, id, group) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+        let (user, _, id, group) = (
+            fields.next()?,
+            fields.next()?,
+            fields.next()?,
+            fields.next()?,
+        );
         (user == name).then(|| Some((id.parse().ok()?, group.parse().ok()?)))?
     })
 }
