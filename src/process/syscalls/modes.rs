@@ -116,6 +116,11 @@ impl Process {
             option => match i32::try_from(option) {
                 Ok(libc::PR_SET_SECCOMP) => self.seccomp_prctl(first, second, thread, code),
                 Ok(libc::PR_GET_SECCOMP) => seccomp::mode(thread),
+                // The host thread's own belongs to Temper's C library.
+                Ok(libc::PR_GET_TID_ADDRESS) => {
+                    self.put(first, &thread.clear_child_tid.0.to_le_bytes(), code)?;
+                    Ok(0)
+                }
                 Ok(libc::PR_SET_TSC) if first != libc::PR_TSC_ENABLE as u64 => {
                     Err(Errno(libc::EINVAL))
                 }

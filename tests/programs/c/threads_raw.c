@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -83,6 +84,10 @@ int main(void) {
     printf("clone3, long: %s\n", name(raw(SYS_clone3, (long)&args, 8192, 0)));
     printf("clone3, nowhere: %s\n", name(raw(SYS_clone3, 8, sizeof args, 0)));
     printf("set_tid_address: %d\n", raw(SYS_set_tid_address, 0, 0, 0) == getpid());
+    int *address = 0;
+    raw(SYS_set_tid_address, (long)&own_tid, 0, 0);
+    prctl(PR_GET_TID_ADDRESS, &address);
+    printf("PR_GET_TID_ADDRESS: %d\n", address == &own_tid);
     printf("set_robust_list, wrong size: %s\n", name(raw(SYS_set_robust_list, 0, 23, 0)));
     return 0;
 }
