@@ -42,22 +42,34 @@
 //! Each run that is merged first ages what is there by one eighth (see [`Counts::age`]), so
 //! that new behaviour shows within a few runs.
 
+mod code;
 mod codec;
 mod error;
 mod format;
 mod hash;
 mod merge;
+#[cfg(test)]
+mod properties;
 mod record;
 #[cfg(test)]
 mod sample;
+mod stale;
 mod store;
+mod trial;
 
+pub use code::{Code, CodeBlock, Exit, NoCode};
 pub use error::{Damage, Error};
-pub use format::{Bias, Decision, FORMAT_VERSION, Totals};
+pub use format::{Bias, Decision, FORMAT_VERSION, Refusal, Totals};
 pub use hash::{content_hash, module_content_hash};
 pub use merge::Limits;
 pub use record::{
-    BlockRecord, Counts, EdgeKind, EdgeRecord, MAX_PATH_OUTCOMES, ModuleId, ModuleProfile,
-    ModuleRecord, PathRecord, Target, Tier,
+    BlockRecord, Counts, EdgeKind, EdgeRecord, Likeness, MAX_PATH_OUTCOMES, ModuleId,
+    ModuleProfile, ModuleRecord, Observed, PairRecord, PathRecord, Target, Tier, ValueKind,
+    ValueRecord,
 };
-pub use store::{Durability, Known, RunProfile, Store, Summary, Written, default_profile_dir};
+pub use stale::{Takeover, take_over};
+pub use store::{
+    Dropped, Durability, Keep, Known, RunProfile, Store, Summary, Why, Written,
+    default_profile_dir, read_profile,
+};
+pub use trial::{Machine, TrialRecord, Trials, Variant, Verdict};

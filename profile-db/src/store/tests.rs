@@ -1,6 +1,7 @@
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use super::*;
+use crate::error::Damage;
 use crate::sample::{Rng, profile};
 
 fn store() -> (tempfile::TempDir, Store) {
@@ -19,7 +20,7 @@ fn run(profile: ModuleProfile) -> RunProfile {
 fn save(store: &Store, seed: u64) -> ModuleProfile {
     let profile = profile(&mut Rng(seed), 50);
     store
-        .merge(run(profile.clone()), Durability::Routine)
+        .merge(run(profile.clone()), &mut NoCode, Durability::Routine)
         .unwrap();
     profile
 }
@@ -61,7 +62,9 @@ fn a_second_run_ages_the_first_and_a_second_save_of_one_run_does_not() {
     let id = first.module.id.clone();
     let mut again = first.clone();
     again.module.runs = 0;
-    store.merge(run(again), Durability::Synced).unwrap();
+    store
+        .merge(run(again), &mut NoCode, Durability::Synced)
+        .unwrap();
     let doubled = store.load(&id).unwrap().unwrap();
     assert_eq!(doubled.module.runs, 1);
     let mut expected = first.counts.clone();
@@ -87,7 +90,7 @@ fn blocks_that_ran_uncounted_are_spared() {
         profile: empty,
         spared,
     };
-    store.merge(run, Durability::Routine).unwrap();
+    store.merge(run, &mut NoCode, Durability::Routine).unwrap();
     let loaded = store.load(&first.module.id).unwrap().unwrap();
     assert_eq!(loaded.counts.blocks, first.counts.blocks);
 }
@@ -99,8 +102,10 @@ fn a_damaged_file_is_set_aside_once_and_replaced() {
     let id = &saved.module.id;
     let path = store.path(id, "profile");
     let mut bytes = std::fs::read(&path).unwrap();
-    let last = bytes.len() - 1;
-    bytes[last] ^= 1;
+    // The counts come third.
+    let counts = 24 + 2 * 32 + 8;
+    let counts = u64::from_le_bytes(bytes[counts..counts + 8].try_into().unwrap());
+    bytes[counts as usize] ^= 1;
     std::fs::write(&path, &bytes).unwrap();
     // The decisions are whole, and they are all that a start reads.
     assert!(store.known(id).unwrap().is_some());
@@ -154,7 +159,7 @@ fn a_newer_file_is_left_alone() {
     bytes[20..24].copy_from_slice(&crc.to_le_bytes());
     std::fs::write(&path, &bytes).unwrap();
     let error = store
-        .merge(run(saved.clone()), Durability::Routine)
+        .merge(run(saved.clone()), &mut NoCode, Durability::Routine)
         .unwrap_err();
     assert!(matches!(error, Error::Newer { .. }));
     assert!(
@@ -177,7 +182,7 @@ fn symlinks_fifos_and_open_directories_are_refused() {
     symlink(&elsewhere, &path).unwrap();
     assert!(matches!(store.load(id), Err(Error::Untrusted { .. })));
     assert!(matches!(
-        store.merge(run(saved.clone()), Durability::Routine),
+        store.merge(run(saved.clone()), &mut NoCode, Durability::Routine),
         Err(Error::Untrusted { .. })
     ));
 
@@ -192,7 +197,7 @@ fn symlinks_fifos_and_open_directories_are_refused() {
     .unwrap();
     assert!(matches!(store.load(id), Err(Error::Untrusted { .. })));
 
-    let open = Permissions::from_mode(0o777);
+    let open = std::fs::Permissions::from_mode(0o777);
     std::fs::set_permissions(store.dir(), open).unwrap();
     assert!(matches!(
         Store::open(store.dir()),
@@ -237,7 +242,7 @@ fn a_full_disk_leaves_the_profile_as_it_was() {
     // A directory in the temporary file's place stands for a disk that refuses the write.
     std::fs::create_dir(store.path(&saved.module.id, "tmp")).unwrap();
     let error = store
-        .merge(run(saved.clone()), Durability::Routine)
+        .merge(run(saved.clone()), &mut NoCode, Durability::Routine)
         .unwrap_err();
     assert!(matches!(
         error,
@@ -271,7 +276,9 @@ fn concurrent_writers_lose_nothing() {
                     for block in &mut part.counts.blocks {
                         block.count = 1;
                     }
-                    store.merge(run(part), Durability::Routine).unwrap();
+                    store
+                        .merge(run(part), &mut NoCode, Durability::Routine)
+                        .unwrap();
                     // A reader meanwhile always sees a whole file.
                     assert!(store.load(&one.module.id).unwrap().is_some());
                 }
