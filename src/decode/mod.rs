@@ -4,5 +4,7 @@
 //! Does not keep blocks, count, or translate.
 
 mod block;
+mod file;
 
 pub use block::{Block, BlockEnd, CodeAlias, Decoder, InterpretReason, MAX_BLOCK_INSTRUCTIONS};
+pub use file::FileCode;

@@ -6,10 +6,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use profile_db::{
-    BlockRecord, Counts, Durability, EdgeKind, EdgeRecord, Error, ModuleProfile, ModuleRecord,
-    PathRecord, RunProfile, Store, Target, Tier,
+    BlockRecord, Counts, Durability, EdgeKind, EdgeRecord, Error, Likeness, ModuleProfile,
+    ModuleRecord, PathRecord, RunProfile, Store, Target, Tier, Trials,
 };
 
+use super::code::ModuleCode;
 use super::counters::{BlockCounts, Profile, Retired};
 use super::live::EndKind;
 use super::modules::{ModuleIndex, ModuleMap};
@@ -68,6 +69,7 @@ impl Retired {
                 len: u32::from(block.len),
                 tier: block.tier,
                 head: block.is_head(),
+                likeness: Likeness::default(),
                 count: counts.entered.into(),
             });
         }
@@ -180,9 +182,15 @@ impl Profile {
             }
             let counts = self.retired[index].take(&self.modules);
             let run = self.run_profile(module, counts);
-            match store.merge(run, durability) {
+            let mut code = ModuleCode::new(self.modules.path(module), self.modules.id(module));
+            match store.merge(run, &mut code, durability) {
                 Ok(written) => {
                     self.merged[index] = true;
+                    if let Some(ancestor) = &written.ancestor {
+                        tracing::debug!(path = ?self.modules.path(module), %ancestor, "took over");
+                        // A long run goes on with what the earlier build knew.
+                        self.known[index] = None;
+                    }
                     report.modules += 1;
                     report.records += written.records as u64;
                     report.bytes += written.bytes as u64;
@@ -257,8 +265,10 @@ impl Profile {
                     first_seen: now,
                     last_seen: now,
                     runs: u32::from(!self.merged[module.index()]),
+                    ancestor: None,
                 },
                 counts,
+                trials: Trials::default(),
             },
             spared,
         }

@@ -149,7 +149,7 @@ impl Places<'_> {
 impl Report {
     /// The report of `profile`; `known` are the modules on record.
     pub fn new(profile: &ModuleProfile, known: &[Summary], filter: &Filter) -> Report {
-        let ModuleProfile { module, counts } = profile;
+        let ModuleProfile { module, counts, .. } = profile;
         let image = Image::of_module(path_of(&module.path), &module.id);
         let file_matches = image.is_some();
         let places = Places {

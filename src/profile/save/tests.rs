@@ -1,8 +1,8 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::decode::BlockEnd;
 use crate::decode::Block;
+use crate::decode::BlockEnd;
 use crate::profile::counters::tests::{block, branch, identity};
 use crate::profile::{Bias, BlockId, KnownHot, Outcome};
 
