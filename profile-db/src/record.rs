@@ -35,6 +35,24 @@ impl ModuleId {
         }
     }
 
+    /// What [`Display`](fmt::Display) shows, read back: `build-id:` or `content:` and
+    /// hexadecimal digits.
+    pub fn parse(text: &str) -> Option<ModuleId> {
+        let (kind, hex) = text.split_once(':')?;
+        if !hex.len().is_multiple_of(2) || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return None;
+        }
+        let bytes = (0..hex.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).ok())
+            .collect::<Option<Vec<u8>>>()?;
+        match kind {
+            "build-id" => ModuleId::from_build_id(&bytes),
+            "content" => Some(ModuleId::Content(bytes.try_into().ok()?)),
+            _ => None,
+        }
+    }
+
     /// The name of the module's file in a profile directory, without extension.
     pub fn file_stem(&self) -> String {
         let (kind, bytes) = match self {
@@ -296,4 +314,30 @@ pub struct ModuleProfile {
     pub module: ModuleRecord,
     pub counts: Counts,
     pub trials: Trials,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_that_is_shown_can_be_read() {
+        for id in [
+            ModuleId::BuildId((0..20).collect()),
+            ModuleId::Content([0xf0; 16]),
+        ] {
+            assert_eq!(ModuleId::parse(&id.to_string()), Some(id));
+        }
+        for wrong in [
+            "",
+            "content:",
+            "content:00",
+            "build-id:0",
+            "b:00",
+            "content:é0",
+            "build-id:zz",
+        ] {
+            assert_eq!(ModuleId::parse(wrong), None, "{wrong}");
+        }
+    }
 }

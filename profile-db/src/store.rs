@@ -251,14 +251,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let mut modules = Vec::new();
-        for entry in std::fs::read_dir(&self.dir).map_err(Error::io("read", &self.dir))? {
-            let path = entry.map_err(Error::io("read", &self.dir))?.path();
-            if path
-                .extension()
-                .is_none_or(|extension| extension != "profile")
-            {
-                continue;
-            }
+        for path in self.profile_files()? {
             let summary = read_file(&path, None, |file| file.module());
             modules.push(match summary {
                 Ok(Some((module, totals))) => Ok(Summary {
@@ -273,6 +266,38 @@ impl Store {
             });
         }
         Ok(modules)
+    }
+
+    /// Reads all profiles whole, in no particular order. Sets nothing aside.
+    ///
+    /// # Errors
+    /// As [`list`](Store::list).
+    pub fn verify(&self) -> Result<Vec<(PathBuf, Result<ModuleProfile, Error>)>, Error> {
+        if !self.check_dir()? {
+            return Ok(Vec::new());
+        }
+        let read = |path: PathBuf| {
+            let whole = read_file(&path, None, |file| {
+                file.decisions()?;
+                file.profile()
+            });
+            Some((path, whole.transpose()?))
+        };
+        Ok(self.profile_files()?.into_iter().filter_map(read).collect())
+    }
+
+    fn profile_files(&self) -> Result<Vec<PathBuf>, Error> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(&self.dir).map_err(Error::io("read", &self.dir))? {
+            let path = entry.map_err(Error::io("read", &self.dir))?.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "profile")
+            {
+                files.push(path);
+            }
+        }
+        Ok(files)
     }
 
     /// Merges what a run learned into the module's profile. `code` is that module's, and is

@@ -9,7 +9,7 @@ use profile_db::{
 };
 use serde_json::Value;
 
-use super::super::{ProfileArgs, ProfileCommand, list};
+use super::super::{ProfileArgs, execute, image};
 use super::*;
 
 #[derive(Parser)]
@@ -150,10 +150,7 @@ impl Home {
         let words = [&["profile"], words, &["--profile-dir", dir]].concat();
         let command = Command::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
         let mut out = Vec::new();
-        match &command.args.command {
-            ProfileCommand::List(args) => list::run(args, &mut out)?,
-            ProfileCommand::Show(args) => run(args, &mut out)?,
-        }
+        execute(&command.args, &mut out)?;
         Ok(String::from_utf8(out).unwrap())
     }
 
