@@ -80,8 +80,10 @@ pub struct Block {
     pub address: u64,
     pub len: u32,
     pub instructions: u32,
-    /// The address of its last instruction, which leaves it.
+    /// The address of its last instruction, which leaves it unless the block is split.
     pub last: u64,
+    /// It ends in no branch: it was split for its length, or by a system call.
+    pub is_split: bool,
     pub count: u64,
     pub source: Option<Line>,
 }

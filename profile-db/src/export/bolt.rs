@@ -11,7 +11,7 @@ pub fn bolt(program: &Program) -> String {
     let mut lines = Vec::new();
     for edge in &program.edges {
         let from = &program.blocks[edge.from];
-        let Some((to, address)) = edge.to else {
+        let Some((to, address)) = edge.to.filter(|_| !from.is_split) else {
             continue;
         };
         let source = &program.functions[from.function];

@@ -22,8 +22,15 @@ pub struct CallGraph {
     pub inclusive: Vec<f64>,
 }
 
+/// The calls of one function by another.
+pub struct Calls {
+    pub count: u64,
+    /// The first block that calls, a place in [`Program::blocks`].
+    pub site: usize,
+}
+
 /// All calls from one function to another or itself, tail calls too.
-pub fn calls(program: &Program) -> BTreeMap<(usize, usize), u64> {
+pub fn calls(program: &Program) -> BTreeMap<(usize, usize), Calls> {
     let mut calls = BTreeMap::new();
     for edge in &program.edges {
         let Some((to, address)) = edge.to else {
@@ -39,8 +46,11 @@ pub fn calls(program: &Program) -> BTreeMap<(usize, usize), u64> {
             EdgeKind::Return => false,
         };
         if is_call {
-            let count: &mut u64 = calls.entry((from, to)).or_default();
-            *count = count.saturating_add(edge.count);
+            let calls = calls.entry((from, to)).or_insert(Calls {
+                count: 0,
+                site: edge.from,
+            });
+            calls.count = calls.count.saturating_add(edge.count);
         }
     }
     calls
@@ -51,8 +61,8 @@ impl CallGraph {
         let functions = program.functions.len();
         let mut callees = vec![Vec::new(); functions];
         let mut is_called = vec![false; functions];
-        for ((from, to), count) in calls(program) {
-            callees[from].push((to, count));
+        for ((from, to), calls) in calls(program) {
+            callees[from].push((to, calls.count));
             is_called[to] |= from != to;
         }
         let own = program.costs();
@@ -92,10 +102,14 @@ impl CallGraph {
     pub fn stacks(&self) -> Vec<(Vec<usize>, u64)> {
         let all: f64 = self.own.iter().map(|&cost| cost as f64).sum();
         let mut stacks = Vec::new();
+        // What rounding took from earlier stacks goes to later ones.
+        let mut owed = 0.0;
         let mut emit = |stack: &[usize], cost: f64| {
-            let cost = cost.round() as u64;
-            if cost > 0 {
-                stacks.push((stack.to_vec(), cost));
+            owed += cost;
+            let cost = owed.round().max(0.0);
+            owed -= cost;
+            if cost > 0.0 {
+                stacks.push((stack.to_vec(), cost as u64));
             }
         };
         for root in (0..self.own.len()).filter(|&f| self.called[f] == 0) {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::callgraph::{CallGraph, calls};
+use super::callgraph::{CallGraph, Calls, calls};
 use super::{Function, Program};
 
 /// The program's costs by block, and its calls.
@@ -21,17 +21,9 @@ pub fn callgrind(program: &Program) -> String {
     for block in &program.blocks {
         blocks[block.function].push(block);
     }
-    // Where each function calls each other one first.
-    let mut sites: BTreeMap<(usize, usize), &super::Block> = BTreeMap::new();
-    for edge in &program.edges {
-        if let Some((to, _)) = edge.to {
-            let block = &program.blocks[edge.from];
-            sites.entry((block.function, to)).or_insert(block);
-        }
-    }
-    let mut called: BTreeMap<usize, Vec<(usize, u64)>> = BTreeMap::new();
-    for ((from, to), count) in calls(program) {
-        called.entry(from).or_default().push((to, count));
+    let mut called: BTreeMap<usize, Vec<(usize, Calls)>> = BTreeMap::new();
+    for ((from, to), calls) in calls(program) {
+        called.entry(from).or_default().push((to, calls));
     }
     for (index, function) in program.functions.iter().enumerate() {
         if blocks[index].is_empty() {
@@ -48,7 +40,7 @@ pub fn callgrind(program: &Program) -> String {
                 format_args!("{:#x} {line} {}\n", block.address, block.cost()),
             );
         }
-        for &(to, count) in called.get(&index).into_iter().flatten() {
+        for (to, Calls { count, site }) in called.remove(&index).unwrap_or_default() {
             let callee = &program.functions[to];
             let kept = graph.callees[index].iter().any(|&(kept, _)| kept == to);
             // A call that closes a cycle: its cost is counted where the cycle was entered.
@@ -56,7 +48,7 @@ pub fn callgrind(program: &Program) -> String {
                 true => graph.inclusive[to] * graph.share(to, count),
                 false => 0.0,
             };
-            let site = sites[&(index, to)];
+            let site = &program.blocks[site];
             let start = callee.source.as_ref().map_or(0, |source| source.line);
             write(
                 &mut text,

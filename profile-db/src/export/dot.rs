@@ -27,9 +27,9 @@ pub fn call_graph(program: &Program, top: usize) -> String {
         );
         node(&mut text, index, &label, part(graph.inclusive[index], all));
     }
-    for ((from, to), count) in calls(program) {
+    for ((from, to), calls) in calls(program) {
         if functions.binary_search(&from).is_ok() && functions.binary_search(&to).is_ok() {
-            writeln!(text, "  n{from} -> n{to} [label=\"{count}\"];").expect("a string");
+            writeln!(text, "  n{from} -> n{to} [label=\"{}\"];", calls.count).expect("a string");
         }
     }
     text + "}\n"

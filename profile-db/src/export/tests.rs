@@ -25,6 +25,7 @@ fn block(function: usize, address: u64, count: u64) -> Block {
         len: 8,
         instructions: 2,
         last: address + 4,
+        is_split: false,
         count,
         source: None,
     }
@@ -146,6 +147,10 @@ fn bolt_gets_both_ends_as_symbol_and_offset() {
     assert!(lines.contains(&"1 loop c 1 inner/2 0 0 90"), "{text}");
     assert!(lines.contains(&"1 main 4 1 main 8 0 1"), "{text}");
     assert_eq!(lines.len(), 7);
+    // A block that was split has no branch.
+    let mut split = program();
+    split.blocks[0].is_split = true;
+    assert!(!bolt(&split).contains("1 main 4 "));
 }
 
 #[test]

@@ -29,8 +29,6 @@ pub(super) struct Code {
 pub(super) struct Decoded {
     pub instructions: Vec<Instruction>,
     pub end: BlockEnd,
-    /// The address after its last byte.
-    pub after: u64,
 }
 
 impl Code {
@@ -78,7 +76,6 @@ impl Code {
             .block_limited(&mut memory, GuestAddr(address), MAX_BLOCK_INSTRUCTIONS)
             .ok()?;
         Some(Decoded {
-            after: address.wrapping_add(block.len.into()),
             instructions: block.instructions,
             end: block.end,
         })
@@ -104,6 +101,9 @@ impl Code {
 /// An instruction as GNU tools show it.
 pub(super) fn text(instruction: &Instruction) -> String {
     let mut text = String::new();
-    GasFormatter::new().format(instruction, &mut text);
+    let mut formatter = GasFormatter::new();
+    formatter.options_mut().set_branch_leading_zeros(false);
+    formatter.options_mut().set_uppercase_hex(false);
+    formatter.format(instruction, &mut text);
     text
 }

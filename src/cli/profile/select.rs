@@ -130,9 +130,6 @@ fn find<'k>(wanted: &str, known: &'k [Summary]) -> Result<&'k ModuleId, Failure>
             "{wanted}: is neither a file nor a module with a profile; `temper profile list` \
              shows those"
         ))),
-        (None, Some(_), None) => Err(Failure::own(format!(
-            "{wanted}: there is no such file; check the path"
-        ))),
     }
 }
 

@@ -11,6 +11,7 @@ use profile_db::{BlockRecord, ModuleId, ModuleProfile, Summary, Target};
 use super::code::Code;
 use super::image::Image;
 use super::select::file_name;
+use crate::decode::BlockEnd;
 
 pub(super) fn path_of(path: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(path))
@@ -173,6 +174,17 @@ fn block(builder: &mut Builder, module: usize, record: &BlockRecord, code: Optio
         len: record.len,
         instructions,
         last,
+        is_split: decoded.is_some_and(|decoded| match decoded.end {
+            BlockEnd::Next { .. } | BlockEnd::Syscall { .. } | BlockEnd::InterpretOne { .. } => {
+                true
+            }
+            BlockEnd::Jump { .. }
+            | BlockEnd::Branch { .. }
+            | BlockEnd::Call { .. }
+            | BlockEnd::IndirectJump
+            | BlockEnd::IndirectCall { .. }
+            | BlockEnd::Return { .. } => false,
+        }),
         count: record.count,
         source: code.and_then(|code| code.line(address)),
     }
