@@ -1,15 +1,15 @@
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use profile_db::{
-    BlockRecord, Counts, Durability, EdgeKind, EdgeRecord, Likeness, ModuleRecord, NoCode,
-    PathRecord, RunProfile, Target, Tier, Trials,
+    BlockRecord, Counts, Durability, EdgeKind, EdgeRecord, Likeness, ModuleId, ModuleProfile,
+    ModuleRecord, NoCode, PathRecord, RunProfile, Store, Target, Tier, Trials,
 };
 use serde_json::Value;
 
-use super::super::{ProfileArgs, execute, image};
+use super::super::{ProfileArgs, ProfileCommand, execute, image, list};
 use super::*;
 
 #[derive(Parser)]
