@@ -2,13 +2,15 @@
 //! DataReader.h): a line a branch, both ends as symbol and offset, then mispredictions and
 //! count. BOLT wants taken branches and what fell through alike.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::{Function, Program, Symbol};
 
 /// The branches between functions that have symbols.
 pub fn bolt(program: &Program) -> String {
-    let mut lines = Vec::new();
+    // Blocks that overlap end in the same branch.
+    let mut branches: BTreeMap<String, u64> = BTreeMap::new();
     for edge in &program.edges {
         let from = &program.blocks[edge.from];
         let Some((to, address)) = edge.to.filter(|_| !from.is_split) else {
@@ -25,12 +27,12 @@ pub fn bolt(program: &Program) -> String {
             // Another module: BOLT takes it for a branch out of the binary.
             Some(_) | None => "0 [unknown] 0".into(),
         };
-        lines.push(format!("{from_end} {to_end} 0 {}", edge.count));
+        let count = branches.entry(format!("{from_end} {to_end}")).or_default();
+        *count = count.saturating_add(edge.count);
     }
-    lines.sort();
     let mut text = String::new();
-    for line in lines {
-        writeln!(text, "{line}").expect("writing to a string");
+    for (branch, count) in branches {
+        writeln!(text, "{branch} 0 {count}").expect("writing to a string");
     }
     text
 }

@@ -116,7 +116,7 @@ impl Image {
 }
 
 fn symbols(file: &object::File) -> Vec<Function> {
-    let mut found: Vec<(u64, u64, bool, String)> = file
+    let mut found: Vec<(u64, u64, bool, String, u64)> = file
         .symbols()
         .chain(file.dynamic_symbols())
         .filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition())
@@ -129,6 +129,7 @@ fn symbols(file: &object::File) -> Vec<Function> {
                 symbol.size(),
                 !symbol.is_global(),
                 name.into(),
+                section_end(file, &symbol),
             ))
         })
         .collect();
@@ -140,12 +141,13 @@ fn symbols(file: &object::File) -> Vec<Function> {
     // Local symbols of one name are told apart by their number.
     let mut numbers: HashMap<&str, u32> = HashMap::new();
     let mut functions = Vec::with_capacity(found.len());
-    for (index, (start, size, is_local, name)) in found.iter().enumerate() {
+    for (index, (start, size, is_local, name, section_end)) in found.iter().enumerate() {
         // Assembly often leaves out the size: such code reaches to the next symbol, but
-        // not far.
+        // not far and not out of its section.
         let next = found.get(index + 1).map_or(u64::MAX, |next| next.0);
         let size = if *size == 0 {
-            next.saturating_sub(*start).min(4096)
+            let end = next.min(*section_end);
+            end.saturating_sub(*start).min(4096)
         } else {
             *size
         };
@@ -165,6 +167,16 @@ fn symbols(file: &object::File) -> Vec<Function> {
         });
     }
     functions
+}
+
+/// Where the section that a symbol is defined in ends.
+fn section_end<'data>(file: &object::File<'data>, symbol: &impl ObjectSymbol<'data>) -> u64 {
+    let section = symbol.section_index();
+    section
+        .and_then(|index| file.section_by_index(index).ok())
+        .map_or(u64::MAX, |section| {
+            section.address().saturating_add(section.size())
+        })
 }
 
 /// Address ranges of functions, from .eh_frame.
