@@ -140,7 +140,7 @@ fn alternate<T>(
     mut first: impl FnMut() -> Result<T>,
     mut second: impl FnMut() -> Result<T>,
 ) -> Result<(T, T)> {
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         let first = first()?;
         Ok((first, second()?))
     } else {

@@ -3,30 +3,36 @@
 //! is checked before it is used, each section by its checksum before it is decoded, each
 //! record before it is handed out.
 
+mod old;
+mod sections;
+
 use std::borrow::Cow;
-use std::cmp::Ordering;
+use std::fmt;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 
-use serde::{Deserialize, Serialize};
-
-use crate::codec;
 use crate::error::Damage;
-use crate::merge::{Limits, keep_most};
-use crate::record::{
-    BlockRecord, Counts, EdgeKind, EdgeRecord, ModuleProfile, ModuleRecord, Target, Tier,
-};
+use crate::merge::Limits;
+use crate::record::{Counts, ModuleProfile, ModuleRecord};
+use crate::trial::Trials;
+
+use sections::Section;
+pub use sections::{Bias, Decision, Totals};
 
 /// The version of the header that this crate writes, and the highest that it reads.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
+/// The lowest version that it reads.
+const OLDEST_VERSION: u32 = 1;
 
 const MAGIC: [u8; 8] = *b"TEMPERDB";
 const HEADER_LEN: usize = 24;
 const ENTRY_LEN: usize = 32;
 const MAX_SECTIONS: usize = 32;
 
-/// The longest section, packed or not. The default [`Limits`] stay below it.
-const MAX_SECTION_LEN: usize = 32 << 20;
+/// The longest section, packed or not. The default [`Limits`] stay below it, even with
+/// every number at its longest.
+const MAX_SECTION_LEN: usize = 64 << 20;
 /// How much of a file is read at once: enough for all but the counts of most modules.
 const FIRST_READ: usize = 16 << 10;
 /// Packing pays its own cost only above this.
@@ -37,59 +43,26 @@ const MAX_RATIO: usize = 512;
 const PLAIN: u32 = 0;
 const ZSTD: u32 = 1;
 
-/// What a section holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u16)]
-pub enum Section {
-    Module = 1,
-    Decisions = 2,
-    Counts = 3,
-}
-
-/// Every section's version so far.
-const SECTION_VERSION: u16 = 1;
-
-/// What the counts amount to, so that listing needn't read them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Totals {
-    pub blocks: u64,
-    pub edges: u64,
-    pub paths: u64,
-    /// Executions of all blocks.
-    pub executions: u64,
-}
-
-/// A block that was hot: worth translating before it is interpreted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Decision {
-    /// The block's offset in the module's file.
-    pub offset: u64,
-    /// [`content_hash`](crate::content_hash) of its bytes.
-    pub hash: u64,
-    /// Its length in bytes.
-    pub len: u32,
-    /// The highest tier it has reached.
-    pub tier: Tier,
-    /// A path head: backward branches or calls lead to it.
-    pub head: bool,
-    pub bias: Bias,
-}
-
-/// Which way the conditional branch at a block's end usually goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub enum Bias {
-    /// It has no such branch, or nothing was counted.
-    #[default]
-    Unknown,
-    Taken,
-    Next,
-}
-
 /// Why a file can't be used.
+#[derive(Debug)]
 pub enum Refusal {
-    Io(std::io::Error),
+    Io(io::Error),
     Damage(Damage),
+    /// This version of Temper wrote it, in a format that is new to this one.
     Newer([u16; 3]),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Io(error) => error.fmt(f),
+            Refusal::Damage(damage) => damage.fmt(f),
+            Refusal::Newer([major, minor, patch]) => write!(
+                f,
+                "it was written by Temper {major}.{minor}.{patch}: use that version or a later one"
+            ),
+        }
+    }
 }
 
 impl From<Damage> for Refusal {
@@ -99,7 +72,7 @@ impl From<Damage> for Refusal {
 }
 
 /// The version that writes: this crate's, which is Temper's.
-fn writer_version() -> [u16; 3] {
+pub(crate) fn writer_version() -> [u16; 3] {
     [
         env!("CARGO_PKG_VERSION_MAJOR"),
         env!("CARGO_PKG_VERSION_MINOR"),
@@ -108,76 +81,54 @@ fn writer_version() -> [u16; 3] {
     .map(|number| number.parse().unwrap_or(u16::MAX))
 }
 
-/// The blocks of `counts` that the next run should translate at once.
-fn decisions(counts: &Counts, limits: &Limits) -> Vec<Decision> {
-    let mut hot: Vec<&BlockRecord> = counts
-        .blocks
-        .iter()
-        .filter(|block| block.count >= limits.hot_count || block.tier > Tier::Interpreted)
-        .collect();
-    keep_most(&mut hot, limits.decisions, |block| block.count);
-    let mut edges = &counts.edges[..];
-    hot.iter()
-        .map(|block| {
-            // Both lists are sorted by place.
-            let before = edges.iter().take_while(|edge| edge.from < block.offset);
-            edges = &edges[before.count()..];
-            Decision {
-                offset: block.offset,
-                hash: block.hash,
-                len: block.len,
-                tier: block.tier,
-                head: block.head,
-                bias: bias(edges.iter().take_while(|edge| edge.from == block.offset)),
-            }
-        })
-        .collect()
-}
-
-fn bias<'a>(edges: impl Iterator<Item = &'a EdgeRecord>) -> Bias {
-    let (mut taken, mut next) = (0u64, 0u64);
-    for edge in edges {
-        match edge.kind {
-            EdgeKind::Taken => taken = taken.saturating_add(edge.count),
-            EdgeKind::Next => next = next.saturating_add(edge.count),
-            EdgeKind::Jump
-            | EdgeKind::Call
-            | EdgeKind::IndirectJump
-            | EdgeKind::IndirectCall
-            | EdgeKind::Return => {}
-        }
-    }
-    match taken.cmp(&next) {
-        Ordering::Greater => Bias::Taken,
-        Ordering::Less => Bias::Next,
-        Ordering::Equal => Bias::Unknown,
-    }
-}
-
-/// A whole file. `profile` must be canonical.
+/// A whole file. `profile` must be canonical. What makes the file longer than
+/// `limits.file_bytes` is dropped, least useful first.
 pub fn encode(mut profile: ModuleProfile, limits: &Limits) -> Vec<u8> {
-    let totals = Totals {
-        blocks: profile.counts.blocks.len() as u64,
-        edges: profile.counts.edges.len() as u64,
-        paths: profile.counts.paths.len() as u64,
-        executions: profile.counts.executions(),
-    };
-    let mut decisions = decisions(&profile.counts, limits);
-    to_differences(decisions.iter_mut().map(|d| &mut d.offset));
-    counts_to_differences(&mut profile.counts);
+    let mut bounds = *limits;
+    loop {
+        let file = assemble(&mut profile, &bounds);
+        let records = profile.counts.len() + profile.trials.trials.len();
+        if file.len() <= limits.file_bytes || records == 0 {
+            return file;
+        }
+        // An eighth more than seems needed, since what is kept may pack less well.
+        let part = limits.file_bytes as f64 / file.len() as f64 * 0.875;
+        let keep = |records: usize| (records as f64 * part) as usize;
+        bounds.blocks = keep(profile.counts.blocks.len());
+        bounds.edges = keep(profile.counts.edges.len());
+        bounds.paths = keep(profile.counts.paths.len());
+        bounds.pairs = keep(profile.counts.pairs.len());
+        bounds.values = keep(profile.counts.values.len());
+        profile.counts.bound(&bounds);
+        profile.trials.bound(keep(profile.trials.trials.len()));
+    }
+}
+
+fn assemble(profile: &mut ModuleProfile, limits: &Limits) -> Vec<u8> {
+    let ModuleProfile {
+        module,
+        counts,
+        trials,
+    } = profile;
+    let totals = Totals::new(counts, trials);
+    let decisions = sections::decisions(counts, limits);
     let sections = [
-        (Section::Module, codec::encode(&(&profile.module, totals))),
-        (Section::Decisions, codec::encode(&decisions)),
-        (Section::Counts, codec::encode(&profile.counts)),
+        (Section::Module, sections::encode_module(module, totals)),
+        (Section::Decisions, sections::encode_decisions(decisions)),
+        (Section::Counts, sections::encode_counts(counts)),
+        (Section::Trials, sections::encode_trials(trials)),
     ];
 
-    let mut file = vec![0; HEADER_LEN + sections.len() * ENTRY_LEN];
+    let count = sections.len();
+    let mut file = vec![0; HEADER_LEN + count * ENTRY_LEN];
+    file[0..8].copy_from_slice(&MAGIC);
+    file[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    for (place, number) in writer_version().into_iter().enumerate() {
+        file[12 + 2 * place..][..2].copy_from_slice(&number.to_le_bytes());
+    }
+    file[18..20].copy_from_slice(&(count as u16).to_le_bytes());
     for (index, (section, plain)) in sections.into_iter().enumerate() {
-        let packed = match section {
-            // Read on each start, so they stay plain.
-            Section::Module | Section::Decisions => None,
-            Section::Counts => pack(&plain),
-        };
+        let packed = section.is_packed().then(|| pack(&plain)).flatten();
         let (encoding, stored) = match &packed {
             Some(packed) => (ZSTD, packed),
             None => (PLAIN, &plain),
@@ -185,23 +136,15 @@ pub fn encode(mut profile: ModuleProfile, limits: &Limits) -> Vec<u8> {
         let offset = file.len() as u64;
         let entry = &mut file[HEADER_LEN + index * ENTRY_LEN..][..ENTRY_LEN];
         entry[0..2].copy_from_slice(&(section as u16).to_le_bytes());
-        entry[2..4].copy_from_slice(&SECTION_VERSION.to_le_bytes());
+        entry[2..4].copy_from_slice(&section.version().to_le_bytes());
         entry[4..8].copy_from_slice(&encoding.to_le_bytes());
         entry[8..16].copy_from_slice(&offset.to_le_bytes());
         entry[16..20].copy_from_slice(&(stored.len() as u32).to_le_bytes());
         entry[20..24].copy_from_slice(&(plain.len() as u32).to_le_bytes());
         entry[24..28].copy_from_slice(&crc32fast::hash(stored).to_le_bytes());
         file.extend_from_slice(stored);
-        if index == 0 {
-            file[0..8].copy_from_slice(&MAGIC);
-            file[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-            for (place, number) in writer_version().into_iter().enumerate() {
-                file[12 + 2 * place..][..2].copy_from_slice(&number.to_le_bytes());
-            }
-        }
     }
-    file[18..20].copy_from_slice(&3u16.to_le_bytes());
-    let crc = header_crc(&file, 3);
+    let crc = header_crc(&file, count);
     file[20..24].copy_from_slice(&crc.to_le_bytes());
     file
 }
@@ -222,60 +165,36 @@ fn pack(plain: &[u8]) -> Option<Vec<u8>> {
     (packed.len() < plain.len() && plain.len() <= packed.len() * MAX_RATIO).then_some(packed)
 }
 
-fn to_differences<'a>(offsets: impl Iterator<Item = &'a mut u64>) {
-    let mut last = 0;
-    for offset in offsets {
-        let this = *offset;
-        *offset = this.wrapping_sub(last);
-        last = this;
-    }
+/// Where a file's bytes come from.
+#[derive(Clone, Copy)]
+pub enum Source<'f> {
+    File(&'f File),
+    Bytes(&'f [u8]),
 }
 
-/// `None` when the offsets run over.
-fn from_differences<'a>(offsets: impl Iterator<Item = &'a mut u64>) -> Option<()> {
-    let mut last = 0u64;
-    for offset in offsets {
-        last = last.checked_add(*offset)?;
-        *offset = last;
-    }
-    Some(())
-}
-
-fn zigzag(from: u64, to: u64) -> u64 {
-    let difference = to.wrapping_sub(from) as i64;
-    ((difference << 1) ^ (difference >> 63)) as u64
-}
-
-fn unzigzag(from: u64, coded: u64) -> u64 {
-    let difference = (coded >> 1) ^ (coded & 1).wrapping_neg();
-    from.wrapping_add(difference)
-}
-
-fn counts_to_differences(counts: &mut Counts) {
-    for edge in &mut counts.edges {
-        if let Target::Here(to) = &mut edge.to {
-            *to = zigzag(edge.from, *to);
+impl Source<'_> {
+    fn read_exact_at(self, buffer: &mut [u8], at: u64) -> Result<(), Refusal> {
+        match self {
+            Source::File(file) => {
+                file.read_exact_at(buffer, at)
+                    .map_err(|error| match error.kind() {
+                        io::ErrorKind::UnexpectedEof => Refusal::Damage(Damage::Length),
+                        _ => Refusal::Io(error),
+                    })
+            }
+            Source::Bytes(bytes) => {
+                let from = usize::try_from(at).ok();
+                let part = from.and_then(|from| bytes.get(from..)?.get(..buffer.len()));
+                buffer.copy_from_slice(part.ok_or(Damage::Length)?);
+                Ok(())
+            }
         }
     }
-    to_differences(counts.blocks.iter_mut().map(|block| &mut block.offset));
-    to_differences(counts.edges.iter_mut().map(|edge| &mut edge.from));
-    to_differences(counts.paths.iter_mut().map(|path| &mut path.head));
-}
-
-fn counts_from_differences(counts: &mut Counts) -> Option<()> {
-    from_differences(counts.blocks.iter_mut().map(|block| &mut block.offset))?;
-    from_differences(counts.edges.iter_mut().map(|edge| &mut edge.from))?;
-    from_differences(counts.paths.iter_mut().map(|path| &mut path.head))?;
-    for edge in &mut counts.edges {
-        if let Target::Here(to) = &mut edge.to {
-            *to = unzigzag(edge.from, *to);
-        }
-    }
-    Some(())
 }
 
 struct Entry {
     kind: u16,
+    version: u16,
     encoding: u32,
     offset: u64,
     stored: usize,
@@ -285,7 +204,7 @@ struct Entry {
 
 /// An open profile file whose header has been checked.
 pub struct ProfileFile<'f> {
-    file: &'f File,
+    source: Source<'f>,
     first: Vec<u8>,
     entries: Vec<Entry>,
 }
@@ -302,11 +221,14 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
+/// A section's bytes, checked and unpacked, and its version.
+type Unpacked<'a> = (Cow<'a, [u8]>, u16);
+
 impl<'f> ProfileFile<'f> {
-    /// Reads and checks the header of `file`, `len` bytes long.
-    pub fn open(file: &'f File, len: u64) -> Result<Self, Refusal> {
+    /// Reads and checks the header of a file, `len` bytes long.
+    pub fn open(source: Source<'f>, len: u64) -> Result<Self, Refusal> {
         let mut first = vec![0; FIRST_READ.min(len as usize)];
-        file.read_exact_at(&mut first, 0).map_err(short_is_damage)?;
+        source.read_exact_at(&mut first, 0)?;
         if !first.starts_with(&MAGIC) {
             return Err(Damage::Magic.into());
         }
@@ -329,7 +251,7 @@ impl<'f> ProfileFile<'f> {
         if version > FORMAT_VERSION {
             return Err(Refusal::Newer(writer));
         }
-        if version != FORMAT_VERSION {
+        if version < OLDEST_VERSION {
             return Err(Damage::Header.into());
         }
         let mut entries = Vec::with_capacity(count);
@@ -338,15 +260,20 @@ impl<'f> ProfileFile<'f> {
             let bytes = &first[HEADER_LEN + index * ENTRY_LEN..][..ENTRY_LEN];
             let entry = Entry {
                 kind: u16_at(bytes, 0),
+                version: u16_at(bytes, 2),
                 encoding: u32_at(bytes, 4),
                 offset: u64_at(bytes, 8),
                 stored: u32_at(bytes, 16) as usize,
                 plain: u32_at(bytes, 20) as usize,
                 crc: u32_at(bytes, 24),
             };
-            let known = (Section::Module as u16..=Section::Counts as u16).contains(&entry.kind);
-            if known && u16_at(bytes, 2) > SECTION_VERSION {
-                return Err(Refusal::Newer(writer));
+            if let Some(section) = Section::of_kind(entry.kind) {
+                if entry.version > section.version() {
+                    return Err(Refusal::Newer(writer));
+                }
+                if entry.version == 0 {
+                    return Err(Damage::Header.into());
+                }
             }
             if entry.offset != end || entries.iter().any(|e: &Entry| e.kind == entry.kind) {
                 return Err(Damage::Header.into());
@@ -358,19 +285,28 @@ impl<'f> ProfileFile<'f> {
             return Err(Damage::Length.into());
         }
         Ok(ProfileFile {
-            file,
+            source,
             first,
             entries,
         })
     }
 
-    /// The checked and unpacked bytes of a section.
-    fn section(&self, section: Section) -> Result<Cow<'_, [u8]>, Refusal> {
-        let entry = self
-            .entries
-            .iter()
-            .find(|entry| entry.kind == section as u16)
-            .ok_or(Damage::MissingSection)?;
+    /// The checked and unpacked bytes of a section, and its version; `None` when the file
+    /// has no such section.
+    fn optional_section(&self, section: Section) -> Result<Option<Unpacked<'_>>, Refusal> {
+        let kind = section as u16;
+        let Some(entry) = self.entries.iter().find(|entry| entry.kind == kind) else {
+            return Ok(None);
+        };
+        Ok(Some((self.unpack(entry)?, entry.version)))
+    }
+
+    fn section(&self, section: Section) -> Result<Unpacked<'_>, Refusal> {
+        let found = self.optional_section(section)?;
+        found.ok_or(Refusal::Damage(Damage::MissingSection))
+    }
+
+    fn unpack(&self, entry: &Entry) -> Result<Cow<'_, [u8]>, Refusal> {
         if entry.stored > MAX_SECTION_LEN || entry.plain > MAX_SECTION_LEN {
             return Err(Damage::Length.into());
         }
@@ -379,9 +315,7 @@ impl<'f> ProfileFile<'f> {
             Some(bytes) => Cow::Borrowed(bytes),
             None => {
                 let mut bytes = buffer(entry.stored)?;
-                self.file
-                    .read_exact_at(&mut bytes, entry.offset)
-                    .map_err(short_is_damage)?;
+                self.source.read_exact_at(&mut bytes, entry.offset)?;
                 Cow::Owned(bytes)
             }
         };
@@ -402,30 +336,58 @@ impl<'f> ProfileFile<'f> {
     }
 
     pub fn module(&self) -> Result<(ModuleRecord, Totals), Refusal> {
-        let (module, totals): (ModuleRecord, Totals) =
-            codec::decode(&self.section(Section::Module)?).ok_or(Damage::Encoding)?;
-        if !module.id.is_valid() {
-            return Err(Damage::Records.into());
-        }
-        Ok((module, totals))
+        let (bytes, version) = self.section(Section::Module)?;
+        Ok(sections::decode_module(&bytes, version)?)
     }
 
     /// Sorted by offset.
     pub fn decisions(&self) -> Result<Vec<Decision>, Refusal> {
-        let mut decisions: Vec<Decision> =
-            codec::decode(&self.section(Section::Decisions)?).ok_or(Damage::Encoding)?;
-        from_differences(decisions.iter_mut().map(|d| &mut d.offset)).ok_or(Damage::Records)?;
-        Ok(decisions)
+        let (bytes, _) = self.section(Section::Decisions)?;
+        Ok(sections::decode_decisions(&bytes)?)
     }
 
     pub fn counts(&self) -> Result<Counts, Refusal> {
-        let mut counts: Counts =
-            codec::decode(&self.section(Section::Counts)?).ok_or(Damage::Encoding)?;
-        counts_from_differences(&mut counts).ok_or(Damage::Records)?;
-        if !counts.is_canonical() {
-            return Err(Damage::Records.into());
+        let (bytes, version) = self.section(Section::Counts)?;
+        Ok(sections::decode_counts(&bytes, version)?)
+    }
+
+    /// None in files of version 1.
+    pub fn trials(&self) -> Result<Trials, Refusal> {
+        match self.optional_section(Section::Trials)? {
+            Some((bytes, _)) => Ok(sections::decode_trials(&bytes)?),
+            None => Ok(Trials::default()),
         }
-        Ok(counts)
+    }
+
+    pub fn profile(&self) -> Result<ModuleProfile, Refusal> {
+        let (module, _) = self.module()?;
+        Ok(ModuleProfile {
+            module,
+            counts: self.counts()?,
+            trials: self.trials()?,
+        })
+    }
+}
+
+impl ModuleProfile {
+    /// The profile that a file of these bytes holds.
+    ///
+    /// # Errors
+    /// The bytes are damaged, or a later Temper wrote them.
+    pub fn from_bytes(bytes: &[u8]) -> Result<ModuleProfile, Refusal> {
+        let file = ProfileFile::open(Source::Bytes(bytes), bytes.len() as u64)?;
+        // A start reads these; what is handed on must be whole.
+        file.decisions()?;
+        file.profile()
+    }
+
+    /// The bytes of a file that holds this profile, within `limits`.
+    pub fn into_bytes(mut self, limits: &Limits) -> Vec<u8> {
+        self.counts.normalize();
+        self.trials.merge(Trials::default());
+        self.counts.bound(limits);
+        self.trials.bound(limits.trials);
+        encode(self, limits)
     }
 }
 
@@ -434,17 +396,9 @@ fn buffer(len: usize) -> Result<Vec<u8>, Refusal> {
     let mut buffer = Vec::new();
     buffer
         .try_reserve_exact(len)
-        .map_err(|_| Refusal::Io(std::io::ErrorKind::OutOfMemory.into()))?;
+        .map_err(|_| Refusal::Io(io::ErrorKind::OutOfMemory.into()))?;
     buffer.resize(len, 0);
     Ok(buffer)
-}
-
-fn short_is_damage(error: std::io::Error) -> Refusal {
-    if error.kind() == std::io::ErrorKind::UnexpectedEof {
-        Refusal::Damage(Damage::Length)
-    } else {
-        Refusal::Io(error)
-    }
 }
 
 #[cfg(test)]

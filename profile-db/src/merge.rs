@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 
 use crate::record::{
     BlockRecord, Counts, EdgeRecord, MAX_PATH_OUTCOMES, ModuleId, ModuleProfile, ModuleRecord,
-    PathRecord, Target,
+    Observed, PairRecord, PathRecord, Target, ValueKind, ValueRecord,
 };
 
 /// Bounds on one module's records.
@@ -15,12 +15,22 @@ pub struct Limits {
     pub blocks: usize,
     pub edges: usize,
     pub paths: usize,
-    /// Targets kept of one indirect branch.
+    pub pairs: usize,
+    pub values: usize,
+    pub trials: usize,
+    /// Targets kept of one indirect branch, and returns of one call.
     pub targets: usize,
+    /// Values of one kind kept of one instruction.
+    pub values_each: usize,
     /// Decisions written for the start of a run.
     pub decisions: usize,
     /// Executions from which a block counts as hot.
     pub hot_count: u64,
+    /// Bytes of one module's file: when it would be longer, records are dropped.
+    pub file_bytes: usize,
+    /// Bytes of all files of the directory: when there are more, the modules that haven't
+    /// been seen for longest are dropped.
+    pub directory_bytes: u64,
 }
 
 impl Default for Limits {
@@ -29,9 +39,15 @@ impl Default for Limits {
             blocks: 1 << 18,
             edges: 1 << 19,
             paths: 1 << 17,
+            pairs: 1 << 17,
+            values: 1 << 16,
+            trials: 1 << 12,
             targets: 64,
+            values_each: 8,
             decisions: 1 << 17,
             hot_count: 32,
+            file_bytes: 16 << 20,
+            directory_bytes: 512 << 20,
         }
     }
 }
@@ -45,6 +61,7 @@ impl BlockRecord {
         self.count = self.count.saturating_add(other.count);
         self.len = self.len.max(other.len);
         self.tier = self.tier.max(other.tier);
+        self.likeness = self.likeness.max(other.likeness);
         self.head |= other.head;
     }
 }
@@ -65,6 +82,26 @@ impl PathRecord {
     }
 
     fn add(&mut self, other: &PathRecord) {
+        self.count = self.count.saturating_add(other.count);
+    }
+}
+
+impl PairRecord {
+    fn key(&self) -> (u64, Target) {
+        (self.call, self.from)
+    }
+
+    fn add(&mut self, other: &PairRecord) {
+        self.count = self.count.saturating_add(other.count);
+    }
+}
+
+impl ValueRecord {
+    fn key(&self) -> (u64, ValueKind, Observed) {
+        (self.at, self.kind, self.value)
+    }
+
+    fn add(&mut self, other: &ValueRecord) {
         self.count = self.count.saturating_add(other.count);
     }
 }
@@ -117,13 +154,21 @@ impl Counts {
         fold(&mut self.blocks, BlockRecord::key, BlockRecord::add);
         fold(&mut self.edges, EdgeRecord::key, EdgeRecord::add);
         fold(&mut self.paths, PathRecord::key, PathRecord::add);
+        fold(&mut self.pairs, PairRecord::key, PairRecord::add);
+        fold(&mut self.values, ValueRecord::key, ValueRecord::add);
+    }
+
+    /// All targets, which may name other modules.
+    fn targets(&self) -> impl Iterator<Item = Target> + '_ {
+        let pairs = self.pairs.iter().map(|pair| pair.from);
+        self.edges.iter().map(|edge| edge.to).chain(pairs)
     }
 
     /// Sorts `others` and drops what no edge names.
     fn normalize_others(&mut self) {
         let mut used = vec![false; self.others.len()];
-        for edge in &self.edges {
-            if let Target::There { module, .. } = edge.to {
+        for target in self.targets() {
+            if let Target::There { module, .. } = target {
                 used[module as usize] = true;
             }
         }
@@ -155,8 +200,9 @@ impl Counts {
                     .map_or(u32::MAX, |place| place as u32)
             })
             .collect();
-        for edge in &mut self.edges {
-            if let Target::There { module, .. } = &mut edge.to {
+        let pairs = self.pairs.iter_mut().map(|pair| &mut pair.from);
+        for target in self.edges.iter_mut().map(|edge| &mut edge.to).chain(pairs) {
+            if let Target::There { module, .. } = target {
                 *module = places[*module as usize];
             }
         }
@@ -171,13 +217,15 @@ impl Counts {
             && self.blocks.is_sorted_by(|a, b| a.key() < b.key())
             && self.edges.is_sorted_by(|a, b| a.key() < b.key())
             && self.paths.is_sorted_by(|a, b| a.key() < b.key())
+            && self.pairs.is_sorted_by(|a, b| a.key() < b.key())
+            && self.values.is_sorted_by(|a, b| a.key() < b.key())
             && self.blocks.iter().all(|block| block.count > 0)
-            && self.edges.iter().all(|edge| {
-                edge.count > 0
-                    && match edge.to {
-                        Target::There { module, .. } => u64::from(module) < others,
-                        Target::Here(_) | Target::Elsewhere => true,
-                    }
+            && self.edges.iter().all(|edge| edge.count > 0)
+            && self.pairs.iter().all(|pair| pair.count > 0)
+            && self.values.iter().all(|value| value.count > 0)
+            && self.targets().all(|target| match target {
+                Target::There { module, .. } => u64::from(module) < others,
+                Target::Here(_) | Target::Elsewhere => true,
             })
             && self.paths.iter().all(|path| {
                 path.count > 0
@@ -217,6 +265,18 @@ impl Counts {
             PathRecord::key,
             PathRecord::add,
         );
+        merge_lists(
+            &mut self.pairs,
+            other.pairs,
+            PairRecord::key,
+            PairRecord::add,
+        );
+        merge_lists(
+            &mut self.values,
+            other.values,
+            ValueRecord::key,
+            ValueRecord::add,
+        );
     }
 
     /// Takes an eighth from each count, so that what isn't seen again halves in five runs.
@@ -235,6 +295,12 @@ impl Counts {
         age_list(&mut self.paths, spared, round, |path| {
             (path.head, &mut path.count)
         });
+        age_list(&mut self.pairs, spared, round, |pair| {
+            (pair.call, &mut pair.count)
+        });
+        age_list(&mut self.values, spared, round, |value| {
+            (value.at, &mut value.count)
+        });
         self.drop_zeros();
         self.normalize_others();
     }
@@ -243,40 +309,71 @@ impl Counts {
         self.blocks.retain(|block| block.count > 0);
         self.edges.retain(|edge| edge.count > 0);
         self.paths.retain(|path| path.count > 0);
+        self.pairs.retain(|pair| pair.count > 0);
+        self.values.retain(|value| value.count > 0);
     }
 
-    /// Drops what exceeds `limits`, least executed first. What an indirect branch has
-    /// beyond its bound goes to [`Target::Elsewhere`].
+    /// Drops what exceeds `limits`, least executed first. What an indirect branch or a call
+    /// has beyond its bound goes to [`Target::Elsewhere`], what an instruction has to
+    /// [`Observed::Other`].
     pub fn bound(&mut self, limits: &Limits) {
-        if self.bound_targets(limits.targets) {
-            self.normalize();
-        }
-        let before = self.edges.len();
-        keep_most(&mut self.blocks, limits.blocks, |block| block.count);
-        keep_most(&mut self.edges, limits.edges, |edge| edge.count);
-        keep_most(&mut self.paths, limits.paths, |path| path.count);
-        if self.edges.len() < before {
-            self.normalize_others();
-        }
-    }
-
-    fn bound_targets(&mut self, limit: usize) -> bool {
-        let mut changed = false;
+        let targets = limits.targets.max(1);
+        let mut folded = false;
         for site in self
             .edges
             .chunk_by_mut(|a, b| (a.from, a.kind) == (b.from, b.kind))
         {
-            if site.len() > limit.max(1) && site[0].kind.is_indirect() {
-                // `Elsewhere` takes what is folded, so it doesn't compete for a place.
-                site.sort_by_key(|edge| (edge.to == Target::Elsewhere, Reverse(edge.count)));
-                for edge in &mut site[limit.max(1)..] {
-                    edge.to = Target::Elsewhere;
-                }
-                changed = true;
+            if site[0].kind.is_indirect() {
+                let (key, rest) = (|e: &EdgeRecord| e.to, Target::Elsewhere);
+                folded |= fold_coldest(site, targets, |e| e.count, key, rest, |e| &mut e.to);
             }
         }
-        changed
+        for call in self.pairs.chunk_by_mut(|a, b| a.call == b.call) {
+            let (key, rest) = (|p: &PairRecord| p.from, Target::Elsewhere);
+            folded |= fold_coldest(call, targets, |p| p.count, key, rest, |p| &mut p.from);
+        }
+        for site in self
+            .values
+            .chunk_by_mut(|a, b| (a.at, a.kind) == (b.at, b.kind))
+        {
+            let (each, key) = (limits.values_each.max(1), |v: &ValueRecord| v.value);
+            let rest = Observed::Other;
+            folded |= fold_coldest(site, each, |v| v.count, key, rest, |v| &mut v.value);
+        }
+        if folded {
+            self.normalize();
+        }
+        let before = self.edges.len() + self.pairs.len();
+        keep_most(&mut self.blocks, limits.blocks, |block| block.count);
+        keep_most(&mut self.edges, limits.edges, |edge| edge.count);
+        keep_most(&mut self.paths, limits.paths, |path| path.count);
+        keep_most(&mut self.pairs, limits.pairs, |pair| pair.count);
+        keep_most(&mut self.values, limits.values, |value| value.count);
+        if self.edges.len() + self.pairs.len() < before {
+            self.normalize_others();
+        }
     }
+}
+
+/// Renames all but the `limit` hottest of a site's records to `rest`, for a later fold.
+/// True when there were so many.
+fn fold_coldest<T, K: PartialEq + Copy>(
+    site: &mut [T],
+    limit: usize,
+    count: impl Fn(&T) -> u64,
+    key: impl Fn(&T) -> K,
+    rest: K,
+    name: impl Fn(&mut T) -> &mut K,
+) -> bool {
+    if site.len() <= limit {
+        return false;
+    }
+    // `rest` takes what is folded, so it doesn't compete for a place.
+    site.sort_by_key(|record| (key(record) == rest, Reverse(count(record))));
+    for record in &mut site[limit..] {
+        *name(record) = rest;
+    }
+    true
 }
 
 /// Ages a list that is sorted by the place that `split` takes from a record.
@@ -342,6 +439,9 @@ impl ModuleRecord {
         self.first_seen = self.first_seen.min(other.first_seen);
         self.last_seen = self.last_seen.max(other.last_seen);
         self.runs = self.runs.saturating_add(other.runs);
+        if other.ancestor > self.ancestor {
+            self.ancestor = other.ancestor;
+        }
     }
 }
 
@@ -350,6 +450,7 @@ impl ModuleProfile {
     pub fn merge(&mut self, other: ModuleProfile) {
         self.module.merge(other.module);
         self.counts.merge(other.counts);
+        self.trials.merge(other.trials);
     }
 }
 

@@ -1,9 +1,12 @@
 //! The records. Places are file offsets in the module; the lists of [`Counts`] are sorted
 //! by their keys and hold each key once ([`Counts::normalize`]).
 
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+use crate::trial::Trials;
 
 /// The most branch outcomes that a path holds.
 pub const MAX_PATH_OUTCOMES: u8 = 32;
@@ -29,6 +32,24 @@ impl ModuleId {
         match self {
             ModuleId::BuildId(bytes) => (8..=64).contains(&bytes.len()),
             ModuleId::Content(_) => true,
+        }
+    }
+
+    /// What [`Display`](fmt::Display) shows, read back: `build-id:` or `content:` and
+    /// hexadecimal digits.
+    pub fn parse(text: &str) -> Option<ModuleId> {
+        let (kind, hex) = text.split_once(':')?;
+        if !hex.len().is_multiple_of(2) || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return None;
+        }
+        let bytes = (0..hex.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).ok())
+            .collect::<Option<Vec<u8>>>()?;
+        match kind {
+            "build-id" => ModuleId::from_build_id(&bytes),
+            "content" => Some(ModuleId::Content(bytes.try_into().ok()?)),
+            _ => None,
         }
     }
 
@@ -69,8 +90,11 @@ pub struct ModuleRecord {
     /// Seconds since 1970, UTC.
     pub first_seen: u64,
     pub last_seen: u64,
-    /// Runs merged into this profile.
+    /// Runs merged into this profile; saturates.
     pub runs: u32,
+    /// The earlier build whose records this profile started with, see
+    /// [`Store::merge`](crate::Store::merge).
+    pub ancestor: Option<ModuleId>,
 }
 
 /// The highest tier that a block has reached.
@@ -84,6 +108,25 @@ pub enum Tier {
     Superblock,
 }
 
+/// What a block looks like apart from what every rebuild changes. Whoever decodes
+/// instructions makes it (a [`Code`](crate::Code)); here it is only compared.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+pub struct Likeness {
+    /// A hash of its instructions without registers, immediates, displacements and branch
+    /// targets. 0: not known.
+    pub opcodes: u32,
+    /// A hash of how many instructions there are and how the last one goes on. 0: not known.
+    pub shape: u16,
+}
+
+impl Likeness {
+    pub fn is_known(self) -> bool {
+        self.opcodes != 0
+    }
+}
+
 /// A block, keyed by `(offset, hash)`: two contents at one offset are two blocks.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct BlockRecord {
@@ -95,6 +138,7 @@ pub struct BlockRecord {
     pub tier: Tier,
     /// A path head: backward branches or calls lead to it.
     pub head: bool,
+    pub likeness: Likeness,
     /// Executions.
     pub count: u64,
 }
@@ -156,25 +200,104 @@ pub struct PathRecord {
     pub count: u64,
 }
 
+/// A call and the return that came back to it, keyed by `(call, from)`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PairRecord {
+    /// The start of the block that ends in the call.
+    pub call: u64,
+    /// The block that ends in the return.
+    pub from: Target,
+    pub count: u64,
+}
+
+/// What an observed value is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum ValueKind {
+    /// What a division divides by.
+    Divisor,
+    /// How often a loop's head was reached from one entry of the loop.
+    TripCount,
+    /// From one address of a memory access to its next, in bytes, two's complement.
+    Stride,
+}
+
+/// A value that was seen.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum Observed {
+    Is(u64),
+    /// The values that found no room in a bounded set.
+    Other,
+}
+
+/// An observed value, keyed by `(at, kind, value)`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ValueRecord {
+    /// The instruction that divides or accesses; for a trip count, the loop's head.
+    pub at: u64,
+    pub kind: ValueKind,
+    pub value: Observed,
+    pub count: u64,
+}
+
 /// What was counted in a module.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Counts {
     /// The other modules that [`Target::There`] names.
+    #[serde(deserialize_with = "crate::codec::list")]
     pub others: Vec<ModuleId>,
+    #[serde(deserialize_with = "crate::codec::list")]
     pub blocks: Vec<BlockRecord>,
+    #[serde(deserialize_with = "crate::codec::list")]
     pub edges: Vec<EdgeRecord>,
+    #[serde(deserialize_with = "crate::codec::list")]
     pub paths: Vec<PathRecord>,
+    #[serde(deserialize_with = "crate::codec::list")]
+    pub pairs: Vec<PairRecord>,
+    #[serde(deserialize_with = "crate::codec::list")]
+    pub values: Vec<ValueRecord>,
 }
 
 impl Counts {
     /// True when nothing was counted.
     pub fn is_empty(&self) -> bool {
-        self.blocks.is_empty() && self.edges.is_empty() && self.paths.is_empty()
+        self.len() == 0
     }
 
     /// The number of records.
     pub fn len(&self) -> usize {
-        self.blocks.len() + self.edges.len() + self.paths.len()
+        self.blocks.len()
+            + self.edges.len()
+            + self.paths.len()
+            + self.pairs.len()
+            + self.values.len()
+    }
+
+    /// How much two profiles agree: what part of all that flowed along edges flowed along
+    /// the same ones in both, 0 to 1.
+    pub fn edge_overlap(&self, other: &Counts) -> f64 {
+        let sum = |counts: &Counts| counts.edges.iter().map(|e| e.count as f64).sum::<f64>();
+        let (ours, theirs) = (sum(self), sum(other));
+        let key = |counts: &Counts, edge: &EdgeRecord| {
+            let there = match edge.to {
+                Target::There { module, .. } => counts.others.get(module as usize).cloned(),
+                Target::Here(_) | Target::Elsewhere => None,
+            };
+            let offset = match edge.to {
+                Target::Here(offset) | Target::There { offset, .. } => Some(offset),
+                Target::Elsewhere => None,
+            };
+            (edge.from, edge.kind, there, offset)
+        };
+        let parts: HashMap<_, f64> = other
+            .edges
+            .iter()
+            .map(|edge| (key(other, edge), edge.count as f64 / theirs))
+            .collect();
+        let common = self.edges.iter().filter_map(|edge| {
+            let part = parts.get(&key(self, edge))?;
+            Some(part.min(edge.count as f64 / ours))
+        });
+        common.sum()
     }
 
     /// All blocks' executions, saturating.
@@ -190,4 +313,31 @@ impl Counts {
 pub struct ModuleProfile {
     pub module: ModuleRecord,
     pub counts: Counts,
+    pub trials: Trials,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_that_is_shown_can_be_read() {
+        for id in [
+            ModuleId::BuildId((0..20).collect()),
+            ModuleId::Content([0xf0; 16]),
+        ] {
+            assert_eq!(ModuleId::parse(&id.to_string()), Some(id));
+        }
+        for wrong in [
+            "",
+            "content:",
+            "content:00",
+            "build-id:0",
+            "b:00",
+            "content:é0",
+            "build-id:zz",
+        ] {
+            assert_eq!(ModuleId::parse(wrong), None, "{wrong}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Random profiles for tests, from printed seeds.
 
 use crate::record::*;
+use crate::trial::*;
 
 /// SplitMix64 (Steele, Lea and Flood, 2014).
 pub struct Rng(pub u64);
@@ -55,6 +56,10 @@ pub fn counts(rng: &mut Rng, size: u64) -> Counts {
             len: hash as u32 * 7 + 1,
             tier: [Tier::Interpreted, Tier::Block, Tier::Superblock][rng.below(3) as usize],
             head: rng.below(2) == 0,
+            likeness: Likeness {
+                opcodes: hash as u32 % 3,
+                shape: 5,
+            },
             count: rng.count(),
         });
     }
@@ -83,9 +88,59 @@ pub fn counts(rng: &mut Rng, size: u64) -> Counts {
             count: rng.count(),
         });
     }
+    for _ in 0..rng.below(size / 4 + 1) {
+        counts.pairs.push(PairRecord {
+            call: rng.below(size),
+            from: match rng.below(3) {
+                0 => Target::There {
+                    module: rng.below(others.len() as u64) as u32,
+                    offset: rng.below(6),
+                },
+                1 => Target::Elsewhere,
+                _ => Target::Here(rng.below(size)),
+            },
+            count: rng.count(),
+        });
+        let kinds = [ValueKind::Divisor, ValueKind::TripCount, ValueKind::Stride];
+        counts.values.push(ValueRecord {
+            at: rng.below(size),
+            kind: kinds[rng.below(3) as usize],
+            value: match rng.below(4) {
+                0 => Observed::Other,
+                _ => Observed::Is(rng.below(5)),
+            },
+            count: rng.count(),
+        });
+    }
     counts.others = others;
     counts.normalize();
     counts
+}
+
+/// Canonical trials, up to `size` of them.
+pub fn trials(rng: &mut Rng, size: u64) -> Trials {
+    let machines = ["GenuineIntel-6-8f-8", "AuthenticAMD-19-11-1"].map(|cpu| Machine {
+        cpu: cpu.into(),
+        temper: [0, 1, rng.below(3) as u16],
+    });
+    let mut some = Trials {
+        machines: machines.to_vec(),
+        trials: Vec::new(),
+    };
+    for _ in 0..rng.below(size + 1) {
+        some.trials.push(TrialRecord {
+            machine: rng.below(2) as u32,
+            head: rng.below(50),
+            region: rng.below(3),
+            variant: [Variant::Relaid, Variant::Lifted][rng.below(2) as usize],
+            verdict: [Verdict::Undecided, Verdict::Rejected, Verdict::Kept][rng.below(3) as usize],
+            gain: rng.below(400) as i32 - 200,
+            slices: rng.below(100) as u32,
+            seen: 1000 + rng.below(4),
+        });
+    }
+    some.merge(Trials::default());
+    some
 }
 
 /// A profile of one run.
@@ -98,7 +153,9 @@ pub fn profile(rng: &mut Rng, size: u64) -> ModuleProfile {
             first_seen: 1_000 + rng.below(10),
             last_seen: 2_000 + rng.below(10),
             runs: 1,
+            ancestor: None,
         },
         counts: counts(rng, size),
+        trials: trials(rng, size / 8),
     }
 }

@@ -3,23 +3,29 @@
 //! read, merge, write a temporary file and rename it. Files that can't be trusted are
 //! refused, or set aside as `<id>.damaged`.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+mod files;
+mod prune;
+
+use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{ErrorKind, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::OFlags;
-use rustix::io::Errno;
-
-use crate::error::{Damage, Error};
+use crate::code::{Code, NoCode};
+use crate::error::Error;
 use crate::format::{self, Decision, ProfileFile, Refusal, Totals};
 use crate::merge::Limits;
 use crate::record::{ModuleId, ModuleProfile, ModuleRecord};
+use crate::stale;
+use crate::trial::Trials;
 
-/// No profile file is larger; [`Limits`] keep what is written far below.
-const MAX_FILE_LEN: u64 = 80 << 20;
+use files::{create_private, read_file, trust};
+pub use prune::{Dropped, Keep, Why};
+
+/// From this count on it is worth knowing what a block looks like, so that its records
+/// outlive a rebuild; most blocks of a program's start run but once.
+const WORTH_LIKENESS: u64 = 4;
 /// How long a writer waits for others. Each holds the lock for milliseconds, but one may
 /// have been stopped by a debugger.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
@@ -69,6 +75,10 @@ pub struct Written {
     pub bytes: usize,
     /// The damaged profile that was set aside for it.
     pub replaced: Option<Error>,
+    /// The earlier build whose records were taken over first.
+    pub ancestor: Option<ModuleId>,
+    /// Other modules' profiles that were dropped because the directory was full.
+    pub dropped: Vec<Dropped>,
 }
 
 /// A module as `list` shows it.
@@ -88,7 +98,12 @@ pub struct Known {
     pub totals: Totals,
     /// Sorted by offset.
     pub decisions: Vec<Decision>,
+    /// On all machines, see [`Trials::of`].
+    pub trials: Trials,
 }
+
+/// A profile file, and its profile or what is wrong with it.
+pub type Verified = (PathBuf, Result<ModuleProfile, Error>);
 
 /// A profile directory. Opening one creates nothing; the first save does.
 #[derive(Clone, Debug)]
@@ -146,11 +161,23 @@ impl Store {
 
     /// True when it exists.
     fn check_dir(&self) -> Result<bool, Error> {
-        let metadata = match std::fs::metadata(&self.dir) {
+        // A link of the user's own is fine, one that somebody else put there isn't.
+        let metadata = std::fs::symlink_metadata(&self.dir).and_then(|link| {
+            if link.is_symlink() && link.uid() != rustix::process::geteuid().as_raw() {
+                return Ok(link);
+            }
+            std::fs::metadata(&self.dir)
+        });
+        let metadata = match metadata {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(Error::io("read", &self.dir)(error)),
         };
+        if metadata.is_symlink() {
+            let why = "it is another user's symbolic link";
+            let path = self.dir.clone();
+            return Err(Error::Untrusted { path, why });
+        }
         if !metadata.is_dir() {
             return Err(Error::io("read", &self.dir)(
                 ErrorKind::NotADirectory.into(),
@@ -175,6 +202,7 @@ impl Store {
                 module,
                 totals,
                 decisions: file.decisions()?,
+                trials: file.trials()?,
             })
         })
     }
@@ -184,7 +212,7 @@ impl Store {
     /// # Errors
     /// Any [`Error`]; a damaged file has been set aside.
     pub fn load(&self, id: &ModuleId) -> Result<Option<ModuleProfile>, Error> {
-        self.read(id, read_all)
+        self.read(id, |file| file.profile())
     }
 
     fn read<T>(
@@ -240,14 +268,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let mut modules = Vec::new();
-        for entry in std::fs::read_dir(&self.dir).map_err(Error::io("read", &self.dir))? {
-            let path = entry.map_err(Error::io("read", &self.dir))?.path();
-            if path
-                .extension()
-                .is_none_or(|extension| extension != "profile")
-            {
-                continue;
-            }
+        for path in self.profile_files()? {
             let summary = read_file(&path, None, |file| file.module());
             modules.push(match summary {
                 Ok(Some((module, totals))) => Ok(Summary {
@@ -264,40 +285,174 @@ impl Store {
         Ok(modules)
     }
 
-    /// Merges what a run learned into the module's profile.
+    /// Reads all profiles whole, in no particular order. Sets nothing aside.
+    ///
+    /// # Errors
+    /// As [`list`](Store::list).
+    pub fn verify(&self) -> Result<Vec<Verified>, Error> {
+        if !self.check_dir()? {
+            return Ok(Vec::new());
+        }
+        let read = |path: PathBuf| {
+            let whole = read_file(&path, None, |file| {
+                file.decisions()?;
+                file.profile()
+            });
+            Some((path, whole.transpose()?))
+        };
+        Ok(self.profile_files()?.into_iter().filter_map(read).collect())
+    }
+
+    fn profile_files(&self) -> Result<Vec<PathBuf>, Error> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(&self.dir).map_err(Error::io("read", &self.dir))? {
+            let path = entry.map_err(Error::io("read", &self.dir))?.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "profile")
+            {
+                files.push(path);
+            }
+        }
+        Ok(files)
+    }
+
+    /// Merges what a run learned into the module's profile. `code` is that module's, and is
+    /// asked what hot blocks look like that are new. When there is no profile yet, the
+    /// records of an earlier build of the module are [taken over](crate::take_over) first.
     ///
     /// # Errors
     /// Any [`Error`]; the profile is then as it was. A damaged profile is set aside and
     /// replaced, see [`Written::replaced`].
-    pub fn merge(&self, run: RunProfile, durability: Durability) -> Result<Written, Error> {
-        let _lock = self.lock()?;
-        let mut replaced = None;
+    pub fn merge(
+        &self,
+        run: RunProfile,
+        code: &mut dyn Code,
+        durability: Durability,
+    ) -> Result<Written, Error> {
         let RunProfile {
             mut profile,
             spared,
         } = run;
         profile.counts.normalize();
-        match self.read_locked(&profile.module.id, read_all) {
-            Ok(Some(mut old)) => {
-                if profile.module.runs > 0 {
-                    old.counts.age(&spared, old.module.runs);
-                }
-                old.merge(profile);
-                profile = old;
-            }
-            Ok(None) => {}
-            Err(error @ Error::Damaged { aside: Some(_), .. }) => replaced = Some(error),
-            Err(error) => return Err(error),
-        }
-        profile.counts.bound(&self.limits);
-        let records = profile.counts.len();
         let path = self.path(&profile.module.id, "profile");
+        let exists = std::fs::symlink_metadata(&path).is_ok();
+        // Before the lock is taken, because it may take a while.
+        let ancestor = if exists {
+            None
+        } else {
+            self.ancestor(&profile.module, code)
+        };
+        let age = |old: &mut ModuleProfile, new: &ModuleProfile| {
+            if new.module.runs > 0 {
+                old.counts.age(&spared, old.module.runs);
+            }
+        };
+        self.update(profile, ancestor, age, code, durability)
+    }
+
+    /// Merges a profile from elsewhere into the module's, without ageing what is there.
+    ///
+    /// # Errors
+    /// As [`merge`](Store::merge).
+    pub fn absorb(
+        &self,
+        mut profile: ModuleProfile,
+        durability: Durability,
+    ) -> Result<Written, Error> {
+        profile.counts.normalize();
+        self.update(profile, None, |_, _| (), &mut NoCode, durability)
+    }
+
+    /// `new` becomes part of the module's profile, or of `ancestor` where there is none.
+    fn update(
+        &self,
+        new: ModuleProfile,
+        ancestor: Option<ModuleProfile>,
+        age: impl Fn(&mut ModuleProfile, &ModuleProfile),
+        code: &mut dyn Code,
+        durability: Durability,
+    ) -> Result<Written, Error> {
+        let lock = self.lock()?;
+        let mut replaced = None;
+        let id = new.module.id.clone();
+        let known = match self.read_locked(&id, |file| file.profile()) {
+            Ok(known) => known,
+            Err(error @ Error::Damaged { aside: Some(_), .. }) => {
+                replaced = Some(error);
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let is_new = known.is_none();
+        let taken_from = ancestor.as_ref().filter(|_| is_new);
+        let taken_from = taken_from.and_then(|ancestor| ancestor.module.ancestor.clone());
+        let mut profile = match known.or(ancestor) {
+            Some(mut old) => {
+                age(&mut old, &new);
+                old.merge(new);
+                old
+            }
+            None => new,
+        };
+        profile.counts.bound(&self.limits);
+        profile.trials.bound(self.limits.trials);
+        for block in &mut profile.counts.blocks {
+            if block.count >= WORTH_LIKENESS
+                && !block.likeness.is_known()
+                && let Some(likeness) = code.likeness(block.offset, block.len, block.hash)
+            {
+                block.likeness = likeness;
+            }
+        }
+        let records = profile.counts.len() + profile.trials.trials.len();
+        let path = self.path(&id, "profile");
         let bytes = format::encode(profile, &self.limits);
         self.replace(&path, &bytes, durability)?;
-        Ok(Written {
+        let mut written = Written {
             records,
             bytes: bytes.len(),
             replaced,
+            ancestor: taken_from,
+            dropped: Vec::new(),
+        };
+        // One module's file is bounded, so the directory grows by new files.
+        if is_new {
+            let keep = Keep {
+                bytes: self.limits.directory_bytes,
+                ..Keep::everything()
+            };
+            // What can't be dropped now will be tried again by the next new file.
+            written.dropped = self
+                .prune_locked(&keep, Some(&id), &lock)
+                .unwrap_or_default();
+        }
+        Ok(written)
+    }
+
+    /// What the latest earlier build of a module knew, where the module's code is now.
+    fn ancestor(&self, module: &ModuleRecord, code: &mut dyn Code) -> Option<ModuleProfile> {
+        let earlier = self.list().ok()?.into_iter().flatten();
+        let (_, id) = earlier
+            .filter(|known| known.module.id != module.id)
+            .filter_map(|known| Some((kinship(&known.module, module)?, known.module)))
+            .map(|(kinship, known)| ((kinship, known.last_seen), known.id))
+            .max()?;
+        let old = self.load(&id).ok()??;
+        let blocks = code.blocks();
+        if blocks.is_empty() {
+            return None;
+        }
+        let takeover = stale::take_over(&old.counts, &blocks);
+        takeover.is_plausible().then(|| ModuleProfile {
+            module: ModuleRecord {
+                runs: 0,
+                ancestor: Some(id),
+                ..module.clone()
+            },
+            counts: takeover.counts,
+            // What was measured holds for that code alone.
+            trials: Trials::default(),
         })
     }
 
@@ -369,103 +524,22 @@ fn root_identity() -> Option<FolderIdentity> {
     Some((root.dev(), root.ino()))
 }
 
-/// Opens a file of ours for writing, whatever the umask; `new` refuses an existing one.
-fn create_private(path: &Path, new: bool) -> std::io::Result<File> {
-    let mut options = OpenOptions::new();
-    options
-        .write(true)
-        .mode(0o600)
-        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
-    match options.clone().create_new(true).open(path) {
-        Ok(file) => {
-            file.set_permissions(Permissions::from_mode(0o600))?;
-            Ok(file)
-        }
-        Err(error) if error.kind() == ErrorKind::AlreadyExists && !new => options.open(path),
-        Err(error) => Err(error),
+/// How likely a module is an earlier build of another, by their names alone: in the same
+/// place, or with the same name elsewhere.
+fn kinship(earlier: &ModuleRecord, module: &ModuleRecord) -> Option<u8> {
+    let name = |path: &[u8]| path.rsplit(|&byte| byte == b'/').next().map(<[u8]>::to_vec);
+    if earlier.path == module.path {
+        return Some(2);
     }
+    (name(&earlier.path) == name(&module.path)).then_some(1)
 }
 
-/// Refuses what another user owns or anybody may write to.
-fn trust(path: &Path, metadata: &std::fs::Metadata) -> Result<(), Error> {
-    let why = if metadata.uid() != rustix::process::geteuid().as_raw() {
-        "it belongs to another user"
-    } else if metadata.mode() & 0o002 != 0 {
-        "everyone may write to it"
-    } else {
-        return Ok(());
-    };
-    Err(Error::Untrusted {
-        path: path.into(),
-        why,
-    })
-}
-
-/// Opens and parses one profile file. `None` when there is no such file.
-fn read_file<T>(
-    path: &Path,
-    id: Option<&ModuleId>,
-    parse: impl Fn(&ProfileFile) -> Result<T, Refusal>,
-) -> Result<Option<T>, Error> {
-    let opened = OpenOptions::new()
-        .read(true)
-        // NONBLOCK: a FIFO in the file's place must not hang the run.
-        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32)
-        .open(path);
-    let file = match opened {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
-            return Err(Error::Untrusted {
-                path: path.into(),
-                why: "it is a symbolic link",
-            });
-        }
-        Err(error) => return Err(Error::io("read", path)(error)),
-    };
-    let metadata = file.metadata().map_err(Error::io("read", path))?;
-    if !metadata.is_file() {
-        return Err(Error::Untrusted {
-            path: path.into(),
-            why: "it isn't a regular file",
-        });
-    }
-    trust(path, &metadata)?;
-    let parsed = if metadata.len() > MAX_FILE_LEN {
-        Err(Refusal::Damage(Damage::Length))
-    } else {
-        ProfileFile::open(&file, metadata.len()).and_then(|file| {
-            let (module, _) = file.module()?;
-            let stem = path.file_stem().unwrap_or_default();
-            if id.is_some_and(|id| module.id != *id)
-                || stem.as_bytes() != module.id.file_stem().as_bytes()
-            {
-                return Err(Refusal::Damage(Damage::WrongModule));
-            }
-            parse(&file)
-        })
-    };
-    match parsed {
-        Ok(value) => Ok(Some(value)),
-        Err(Refusal::Io(error)) => Err(Error::io("read", path)(error)),
-        Err(Refusal::Newer(writer)) => Err(Error::Newer {
-            path: path.into(),
-            writer,
-        }),
-        Err(Refusal::Damage(damage)) => Err(Error::Damaged {
-            path: path.into(),
-            damage,
-            aside: None,
-        }),
-    }
-}
-
-fn read_all(file: &ProfileFile) -> Result<ModuleProfile, Refusal> {
-    let (module, _) = file.module()?;
-    Ok(ModuleProfile {
-        module,
-        counts: file.counts()?,
-    })
+/// Reads a profile file that somebody names, wherever it lies and whatever it is called.
+///
+/// # Errors
+/// Any [`Error`]; a damaged file stays where it is.
+pub fn read_profile(path: &Path) -> Result<ModuleProfile, Error> {
+    files::read_named(path)
 }
 
 #[cfg(test)]

@@ -1,11 +1,21 @@
 //! `temper profile`: what earlier runs learned, for people and, with `--json`, for
-//! programs. Reads the profile directory and the programs' files; runs nothing.
+//! programs and other tools. Reads the profile directory and the programs' files; runs
+//! nothing.
 
+mod code;
+mod diff;
+mod dump;
+mod export;
 mod image;
 mod list;
+mod listing;
+mod merge;
 mod report;
+mod select;
 mod show;
 mod table;
+mod upkeep;
+mod view;
 
 use std::io::{self, Write};
 
@@ -28,6 +38,20 @@ enum ProfileCommand {
     List(list::ListArgs),
     /// Show where a program spends its time
     Show(show::ShowArgs),
+    /// Print everything on record about a program
+    Dump(dump::DumpArgs),
+    /// Merge profiles from elsewhere into the profile folder
+    Merge(merge::MergeArgs),
+    /// Compare two runs or builds: what got hotter, colder, is new or gone
+    Diff(diff::DiffArgs),
+    /// Write a profile for another tool
+    Export(export::ExportArgs),
+    /// Merge dumps into the profile folder
+    Import(merge::ImportArgs),
+    /// Check that every profile can be read
+    Verify(upkeep::VerifyArgs),
+    /// Drop profiles that aren't worth keeping
+    Prune(upkeep::PruneArgs),
 }
 
 /// Runs the command and prints its result on standard output.
@@ -35,10 +59,20 @@ enum ProfileCommand {
 /// # Errors
 /// The profile directory can't be read, or has no such profile.
 pub fn run(args: &ProfileArgs) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
+    execute(args, &mut io::stdout().lock())
+}
+
+fn execute(args: &ProfileArgs, out: &mut impl Write) -> Result<(), Failure> {
     match &args.command {
-        ProfileCommand::List(args) => list::run(args, &mut out),
-        ProfileCommand::Show(args) => show::run(args, &mut out),
+        ProfileCommand::List(args) => list::run(args, out),
+        ProfileCommand::Show(args) => show::run(args, out),
+        ProfileCommand::Dump(args) => dump::run(args, out),
+        ProfileCommand::Merge(args) => merge::merge(args, out),
+        ProfileCommand::Diff(args) => diff::run(args, out),
+        ProfileCommand::Export(args) => export::run(args, out),
+        ProfileCommand::Import(args) => merge::import(args, out),
+        ProfileCommand::Verify(args) => upkeep::verify(args, out),
+        ProfileCommand::Prune(args) => upkeep::prune(args, out),
     }
 }
 

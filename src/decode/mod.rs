@@ -4,7 +4,9 @@
 //! Does not keep blocks, count, or translate.
 
 mod block;
+mod file;
 mod machine;
 
 pub use block::{Block, BlockEnd, CodeAlias, Decoder, InterpretReason, MAX_BLOCK_INSTRUCTIONS};
+pub use file::FileCode;
 pub use machine::{MachineCode, Units};

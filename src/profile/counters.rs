@@ -197,6 +197,10 @@ impl Profile {
                 }
                 Ok(None) => KnownBlocks::default(),
                 Err(error) => {
+                    // Every other file would meet the same; one warning is enough.
+                    if matches!(error, Error::Io { .. }) {
+                        self.store = None;
+                    }
                     self.warnings.push(error);
                     KnownBlocks::default()
                 }

@@ -149,9 +149,11 @@ mod tests {
                 first_seen: 0,
                 last_seen: 0,
                 runs: 1,
+                ancestor: None,
             },
             totals: profile_db::Totals::default(),
             decisions: decisions.collect(),
+            trials: profile_db::Trials::default(),
         })
     }
 

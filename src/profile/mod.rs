@@ -7,6 +7,7 @@
 //! Nothing here fails a run: what goes wrong with the profile directory becomes a warning
 //! value. Does not decide what is hot, and does not translate.
 
+mod code;
 mod counters;
 mod identity;
 mod index;
@@ -18,6 +19,7 @@ mod save;
 mod site;
 mod timed;
 
+pub use code::ModuleCode;
 pub use counters::{Outcome, Profile, ProfileStats};
 pub use identity::{Identities, Identity};
 pub use known::KnownHot;

@@ -4,14 +4,17 @@
 //! between too ([`super::timed`]): what is collected in one step is merged in another, by
 //! another thread.
 
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use profile_db::{
-    BlockRecord, Durability, EdgeKind, EdgeRecord, Error, ModuleId, ModuleProfile, ModuleRecord,
-    PathRecord, RunProfile, Store, Target, Tier,
+    BlockRecord, Durability, EdgeKind, EdgeRecord, Error, Likeness, ModuleId, ModuleProfile,
+    ModuleRecord, PathRecord, RunProfile, Store, Target, Tier, Trials,
 };
 
+use super::code::ModuleCode;
 use super::counters::{BlockCounts, Profile, Retired};
 use super::live::EndKind;
 use super::modules::{ModuleIndex, ModuleMap};
@@ -106,6 +109,7 @@ impl Retired {
                 len: u32::from(block.len),
                 tier: block.tier,
                 head: block.is_head(),
+                likeness: Likeness::default(),
                 count: counts.entered.into(),
             });
         }
@@ -186,15 +190,21 @@ impl SaveBatch {
         };
         for mut part in self.parts {
             part.retired.settle(&self.names);
+            let path = PathBuf::from(OsString::from_vec(part.module.path.clone()));
+            let mut code = ModuleCode::new(&path, &part.module.id);
             let run = RunProfile {
                 profile: ModuleProfile {
                     module: part.module,
                     counts: part.retired.settled,
+                    trials: Trials::default(),
                 },
                 spared: part.spared,
             };
-            match self.store.merge(run, durability) {
+            match self.store.merge(run, &mut code, durability) {
                 Ok(written) => {
+                    if let Some(ancestor) = &written.ancestor {
+                        tracing::debug!(?path, %ancestor, "took over");
+                    }
                     report.modules += 1;
                     report.records += written.records as u64;
                     report.bytes += written.bytes as u64;
@@ -361,6 +371,7 @@ impl Profile {
                 first_seen: now,
                 last_seen: now,
                 runs,
+                ancestor: None,
             },
             spared,
             retired: std::mem::take(&mut self.retired[module.index()]),

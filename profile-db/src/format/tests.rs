@@ -1,21 +1,26 @@
 use std::io::Write;
 
+use super::sections::decisions;
 use super::*;
+use crate::record::{BlockRecord, EdgeKind, EdgeRecord, Likeness, Target, Tier};
 use crate::sample::{Rng, profile};
 
-type Parsed = (ModuleRecord, Totals, Vec<Decision>, Counts);
+type Parsed = (ModuleRecord, Totals, Vec<Decision>, Counts, Trials);
 
 fn parse(bytes: &[u8]) -> Result<Parsed, Refusal> {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(bytes).unwrap();
-    let file = ProfileFile::open(&file, bytes.len() as u64)?.all()?;
-    Ok(file)
+    let from_file = ProfileFile::open(Source::File(&file), bytes.len() as u64)?.all()?;
+    let from_bytes = ProfileFile::open(Source::Bytes(bytes), bytes.len() as u64)?.all()?;
+    assert_eq!(from_file, from_bytes);
+    Ok(from_file)
 }
 
 impl ProfileFile<'_> {
     fn all(&self) -> Result<Parsed, Refusal> {
         let (module, totals) = self.module()?;
-        Ok((module, totals, self.decisions()?, self.counts()?))
+        let decisions = self.decisions()?;
+        Ok((module, totals, decisions, self.counts()?, self.trials()?))
     }
 }
 
@@ -46,16 +51,17 @@ fn a_profile_comes_back_as_it_was() {
         let size = if seed % 10 == 0 { 4000 } else { 30 };
         let written = profile(&mut rng, size);
         let bytes = encode(written.clone(), &Limits::default());
-        let (module, totals, decisions, counts) = match parse(&bytes) {
+        let (module, totals, decisions, counts, trials) = match parse(&bytes) {
             Ok(parsed) => parsed,
             Err(Refusal::Damage(damage)) => panic!("seed {seed}: {damage}"),
             Err(_) => panic!("seed {seed}"),
         };
         assert_eq!(
-            (module, &counts),
-            (written.module, &written.counts),
+            (module, &counts, &trials),
+            (written.module, &written.counts, &written.trials),
             "seed {seed}"
         );
+        assert_eq!(totals, Totals::new(&counts, &trials));
         assert_eq!(totals.executions, counts.executions());
         assert_eq!(totals.paths, counts.paths.len() as u64);
         let hot = |b: &&BlockRecord| b.count >= 32 || b.tier > Tier::Interpreted;
@@ -73,6 +79,7 @@ fn a_decision_says_which_way_the_branch_goes_and_whether_paths_start_there() {
         len: 4,
         tier: Tier::Block,
         head,
+        likeness: Likeness::default(),
         count: 10,
     };
     let edge = |from, kind, count| EdgeRecord {
@@ -197,9 +204,15 @@ fn forged_files_are_refused_or_harmless() {
             };
         }
         forge(&mut bytes);
-        if let Ok((module, _, _, counts)) = parse(&bytes) {
+        if let Ok((module, _, _, counts, trials)) = parse(&bytes) {
             assert!(module.id.is_valid() && counts.is_canonical(), "seed {seed}");
-            let _ = encode(ModuleProfile { module, counts }, &Limits::default());
+            assert!(trials.is_canonical(), "seed {seed}");
+            let profile = ModuleProfile {
+                module,
+                counts,
+                trials,
+            };
+            let _ = encode(profile, &Limits::default());
         }
     }
 }
@@ -240,7 +253,7 @@ fn sections_of_unknown_kinds_are_skipped() {
     entry[2..4].copy_from_slice(&5u16.to_le_bytes());
     entry[8..16].copy_from_slice(&((bytes.len() + ENTRY_LEN) as u64).to_le_bytes());
     entry[16..20].copy_from_slice(&4u32.to_le_bytes());
-    let table_end = HEADER_LEN + 3 * ENTRY_LEN;
+    let table_end = HEADER_LEN + 4 * ENTRY_LEN;
     let mut longer = [
         &bytes[..table_end],
         &entry[..],
@@ -248,17 +261,25 @@ fn sections_of_unknown_kinds_are_skipped() {
         b"news",
     ]
     .concat();
-    longer[18] = 4;
-    for index in 0..3 {
+    longer[18] = 5;
+    for index in 0..4 {
         let at = HEADER_LEN + index * ENTRY_LEN + 8;
         let offset = u64_at(&longer, at) + ENTRY_LEN as u64;
         longer[at..at + 8].copy_from_slice(&offset.to_le_bytes());
     }
     forge(&mut longer);
-    let Ok((module, .., counts)) = parse(&longer) else {
+    let Ok((module, .., counts, trials)) = parse(&longer) else {
         panic!("the new section isn't skipped");
     };
-    assert_eq!((module, counts), (written.module, written.counts));
+    let ModuleProfile {
+        module: written_module,
+        counts: written_counts,
+        trials: written_trials,
+    } = written;
+    assert_eq!(
+        (module, counts, trials),
+        (written_module, written_counts, written_trials)
+    );
 }
 
 #[test]
@@ -269,4 +290,95 @@ fn a_packed_section_cannot_claim_a_huge_size() {
     bytes[at + 20..at + 24].copy_from_slice(&(MAX_SECTION_LEN as u32).to_le_bytes());
     forge(&mut bytes);
     assert!(matches!(parse(&bytes), Err(Refusal::Damage(_))));
+}
+
+#[test]
+fn files_of_version_1_are_read_and_written_anew() {
+    // Written by the version of this crate that had format 1, from the same numbers.
+    let files: [(&[u8], [usize; 3], u64); 2] = [
+        (
+            include_bytes!("data/version-1-12.profile"),
+            [7, 11, 0],
+            1_263_231_441_827,
+        ),
+        (
+            include_bytes!("data/version-1-120.profile"),
+            [107, 111, 23],
+            18_446_744_073_709_551_615,
+        ),
+    ];
+    for (bytes, lens, executions) in files {
+        assert_eq!(u32_at(bytes, 8), 1);
+        let (module, totals, decisions, counts, trials) = parse(bytes).unwrap();
+        assert_eq!(module.path, b"/usr/lib/libsample.so");
+        assert_eq!((module.runs, module.ancestor.clone()), (1, None));
+        assert!(counts.is_canonical() && trials.is_empty());
+        let found = [
+            &counts.blocks.len(),
+            &counts.edges.len(),
+            &counts.paths.len(),
+        ];
+        assert_eq!(found.map(|len| *len), lens);
+        assert_eq!(
+            (counts.executions(), totals.executions),
+            (executions, executions)
+        );
+        assert_eq!(totals, Totals::new(&counts, &trials));
+        assert!(decisions.len() <= counts.blocks.len());
+        assert!(counts.blocks.iter().all(|block| !block.likeness.is_known()));
+
+        let profile = ModuleProfile::from_bytes(bytes).unwrap();
+        let anew = profile.clone().into_bytes(&Limits::default());
+        assert_eq!(u32_at(&anew, 8), FORMAT_VERSION);
+        assert_eq!(ModuleProfile::from_bytes(&anew).unwrap(), profile);
+    }
+}
+
+#[test]
+fn files_of_version_1_are_read_without_trust_too() {
+    let bytes = include_bytes!("data/version-1-120.profile");
+    for seed in 0..3000 {
+        let mut rng = Rng(seed);
+        let mut bytes = bytes.to_vec();
+        let at = rng.below(bytes.len() as u64) as usize;
+        bytes[at] = rng.next() as u8;
+        forge(&mut bytes);
+        if let Ok((.., counts, _)) = parse(&bytes) {
+            assert!(counts.is_canonical(), "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_file_stays_within_its_limit_and_keeps_the_hottest() {
+    let written = profile(&mut Rng(4), 6000);
+    let whole = encode(written.clone(), &Limits::default());
+    let limits = Limits {
+        file_bytes: whole.len() / 3,
+        ..Limits::default()
+    };
+    let bytes = encode(written.clone(), &limits);
+    assert!(bytes.len() <= limits.file_bytes && bytes.len() > limits.file_bytes / 2);
+    let kept = ModuleProfile::from_bytes(&bytes).unwrap();
+    let least = kept.counts.blocks.iter().map(|b| b.count).min().unwrap();
+    let more = written.counts.blocks.iter().filter(|b| b.count > least);
+    assert!(more.count() <= kept.counts.blocks.len());
+    let nothing = Limits {
+        file_bytes: 0,
+        ..limits
+    };
+    let bytes = encode(written, &nothing);
+    assert!(ModuleProfile::from_bytes(&bytes).unwrap().counts.is_empty());
+}
+
+#[test]
+fn numbers_at_their_longest_fit_into_a_section() {
+    let limits = Limits::default();
+    // What each record takes with every number above 32 bits: a byte and eight for each.
+    let longest = limits.blocks * (9 + 9 + 5 + 1 + 1 + 5 + 3 + 9)
+        + limits.edges * (9 + 1 + 1 + 5 + 9 + 9)
+        + limits.paths * (9 + 5 + 1 + 9)
+        + limits.pairs * (9 + 1 + 5 + 9 + 9)
+        + limits.values * (9 + 1 + 1 + 9 + 9);
+    assert!(longest < MAX_SECTION_LEN, "{longest}");
 }

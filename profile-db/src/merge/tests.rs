@@ -1,25 +1,10 @@
 use super::*;
-use crate::record::{EdgeKind, ModuleId, Tier};
+use crate::record::{EdgeKind, Likeness, ModuleId, Tier};
 use crate::sample::{Rng, counts};
 
 fn merged(mut a: Counts, b: Counts) -> Counts {
     a.merge(b);
     a
-}
-
-#[test]
-fn merging_is_commutative_and_associative() {
-    for seed in 0..300 {
-        let mut rng = Rng(seed);
-        let [a, b, c] = [0; 3].map(|_| counts(&mut rng, 40));
-        let ab = merged(a.clone(), b.clone());
-        assert_eq!(ab, merged(b.clone(), a.clone()), "seed {seed}");
-        assert_eq!(
-            merged(ab, c.clone()),
-            merged(a, merged(b, c)),
-            "seed {seed}"
-        );
-    }
 }
 
 #[test]
@@ -43,6 +28,7 @@ fn counts_saturate() {
             len: 4,
             tier: Tier::Block,
             head: false,
+            likeness: Likeness::default(),
             count,
         }],
         ..Counts::default()
@@ -60,6 +46,7 @@ fn two_contents_at_one_offset_stay_apart() {
         len: 4,
         tier: Tier::Interpreted,
         head: false,
+        likeness: Likeness::default(),
         count: 3,
     };
     let mut counts = Counts {
@@ -109,6 +96,7 @@ fn what_is_not_seen_again_halves_in_five_runs() {
         len: 1,
         tier: Tier::Interpreted,
         head: false,
+        likeness: Likeness::default(),
         count,
     };
     let mut counts = Counts {
@@ -134,6 +122,7 @@ fn small_counts_fade_as_fast_as_large_ones_on_average() {
                 len: 1,
                 tier: Tier::Interpreted,
                 head: false,
+                likeness: Likeness::default(),
                 count: 1 + i % 3,
             })
             .collect(),
@@ -217,6 +206,7 @@ fn the_later_sighting_of_a_module_says_where_it_is() {
         first_seen: seen,
         last_seen: seen,
         runs: 1,
+        ancestor: None,
     };
     let (mut a, mut b) = (record("/new", 9), record("/old", 5));
     a.merge(record("/old", 5));
@@ -225,5 +215,50 @@ fn the_later_sighting_of_a_module_says_where_it_is() {
     assert_eq!(
         (a.path.as_slice(), a.first_seen, a.runs),
         (&b"/new"[..], 5, 2)
+    );
+}
+
+#[test]
+fn a_site_keeps_its_usual_values_and_callers() {
+    let mut counts = Counts {
+        pairs: (0..20)
+            .map(|i| PairRecord {
+                call: 8,
+                from: Target::Here(i),
+                count: i + 1,
+            })
+            .collect(),
+        values: (0..20)
+            .map(|i| ValueRecord {
+                at: 8,
+                kind: ValueKind::Divisor,
+                value: Observed::Is(i),
+                count: i + 1,
+            })
+            .collect(),
+        ..Counts::default()
+    };
+    counts.bound(&Limits {
+        targets: 2,
+        values_each: 3,
+        ..Limits::default()
+    });
+    assert!(counts.is_canonical());
+    let callers: Vec<_> = counts.pairs.iter().map(|p| (p.from, p.count)).collect();
+    let here = Target::Here;
+    assert_eq!(
+        callers,
+        [(here(18), 19), (here(19), 20), (Target::Elsewhere, 171)]
+    );
+    let values: Vec<_> = counts.values.iter().map(|v| (v.value, v.count)).collect();
+    let is = Observed::Is;
+    assert_eq!(
+        values,
+        [
+            (is(17), 18),
+            (is(18), 19),
+            (is(19), 20),
+            (Observed::Other, 153)
+        ]
     );
 }

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use clap::Args;
-use file::{FileCode, Symbols};
+use file::Symbols;
 use object::Object;
 use tiers::Tiers;
 
@@ -20,7 +20,7 @@ use super::failure::Failure;
 use super::lookup;
 use crate::addr::GuestAddr;
 use crate::codecache::ARENA_BASE;
-use crate::decode::{Block, BlockEnd, Decoder};
+use crate::decode::{Block, BlockEnd, Decoder, FileCode};
 use crate::guest::CpuMode;
 
 /// The arguments of `temper explain`.
@@ -69,7 +69,7 @@ pub fn run(args: &ExplainArgs) -> Result<(), Failure> {
             file.architecture()
         )));
     }
-    let mut code = FileCode::new(&file);
+    let mut code = file::code(&file);
     let symbols = Symbols::new(&file);
     let (start, end) = match (&args.symbol, args.pc) {
         (Some(name), _) => {

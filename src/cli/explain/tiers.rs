@@ -6,10 +6,10 @@ use std::fmt::Write as _;
 
 use iced_x86::{Formatter, GasFormatter, Instruction, Register};
 
-use super::file::{FileCode, Symbols};
+use super::file::Symbols;
 use crate::addr::{GuestAddr, HostAddr};
 use crate::codecache::{ARENA_BASE, NewFragment};
-use crate::decode::{Block, BlockEnd, Decoder, InterpretReason, MAX_BLOCK_INSTRUCTIONS};
+use crate::decode::{Block, BlockEnd, Decoder, FileCode, InterpretReason, MAX_BLOCK_INSTRUCTIONS};
 use crate::guest::{GuestMemory, HostRoutine, offsets};
 use crate::interp::{Handling, handling};
 use crate::native::StubCache;

@@ -2,6 +2,7 @@
 //! tables; where those say nothing, from the call frame information, which stripped files
 //! keep, as address ranges; where that says nothing too, from the section.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -11,6 +12,7 @@ use addr2line::gimli::{
 };
 use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SectionKind, SymbolKind};
 use profile_db::ModuleId;
+use profile_db::export::Symbol;
 
 use crate::profile::Identities;
 
@@ -20,6 +22,7 @@ pub(super) struct Function {
     pub start: u64,
     pub end: u64,
     pub name: String,
+    pub symbol: Option<Symbol>,
 }
 
 struct Segment {
@@ -97,6 +100,11 @@ impl Image {
         self.functions[..after].last().filter(|f| address < f.end)
     }
 
+    /// Whether functions have names.
+    pub fn has_symbols(&self) -> bool {
+        self.functions.iter().any(|f| f.symbol.is_some())
+    }
+
     /// An address as `function+0x10`, or as a number.
     pub fn place(&self, address: u64) -> String {
         match self.function(address) {
@@ -108,7 +116,7 @@ impl Image {
 }
 
 fn symbols(file: &object::File) -> Vec<Function> {
-    let mut found: Vec<(u64, u64, bool, String)> = file
+    let mut found: Vec<(u64, u64, bool, String, u64)> = file
         .symbols()
         .chain(file.dynamic_symbols())
         .filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition())
@@ -121,6 +129,7 @@ fn symbols(file: &object::File) -> Vec<Function> {
                 symbol.size(),
                 !symbol.is_global(),
                 name.into(),
+                section_end(file, &symbol),
             ))
         })
         .collect();
@@ -129,23 +138,45 @@ fn symbols(file: &object::File) -> Vec<Function> {
         (a.0, a.1 == 0, a.2, a.3.len(), &a.3).cmp(&(b.0, b.1 == 0, b.2, b.3.len(), &b.3))
     });
     found.dedup_by_key(|symbol| symbol.0);
+    // Local symbols of one name are told apart by their number.
+    let mut numbers: HashMap<&str, u32> = HashMap::new();
     let mut functions = Vec::with_capacity(found.len());
-    for (index, (start, size, _, name)) in found.iter().enumerate() {
+    for (index, (start, size, is_local, name, section_end)) in found.iter().enumerate() {
         // Assembly often leaves out the size: such code reaches to the next symbol, but
-        // not far.
+        // not far and not out of its section.
         let next = found.get(index + 1).map_or(u64::MAX, |next| next.0);
         let size = if *size == 0 {
-            next.saturating_sub(*start).min(4096)
+            let end = next.min(*section_end);
+            end.saturating_sub(*start).min(4096)
         } else {
             *size
         };
+        let local = is_local.then(|| {
+            let number = numbers.entry(name).or_default();
+            *number += 1;
+            *number
+        });
         functions.push(Function {
             start: *start,
             end: start.saturating_add(size),
             name: addr2line::demangle_auto(name.as_str().into(), None).into_owned(),
+            symbol: Some(Symbol {
+                name: name.clone(),
+                local,
+            }),
         });
     }
     functions
+}
+
+/// Where the section that a symbol is defined in ends.
+fn section_end<'data>(file: &object::File<'data>, symbol: &impl ObjectSymbol<'data>) -> u64 {
+    let section = symbol.section_index();
+    section
+        .and_then(|index| file.section_by_index(index).ok())
+        .map_or(u64::MAX, |section| {
+            section.address().saturating_add(section.size())
+        })
 }
 
 /// Address ranges of functions, from .eh_frame.
@@ -180,6 +211,7 @@ fn frames(file: &object::File) -> Vec<Function> {
                 start,
                 end,
                 name: format!("{start:#x}..{end:#x}"),
+                symbol: None,
             });
         }
     }
@@ -193,6 +225,7 @@ fn sections(file: &object::File) -> Vec<Function> {
             start: section.address(),
             end: section.address().saturating_add(section.size()),
             name: section.name().unwrap_or("?").into(),
+            symbol: None,
         })
         .collect()
 }
@@ -223,6 +256,8 @@ fn without_overlaps(ranges: Vec<Function>) -> Vec<Function> {
                 start,
                 end,
                 name: range.name.clone(),
+                // A part of a function isn't what its symbol names.
+                symbol: range.symbol.clone().filter(|_| start == range.start),
             };
             kept.insert(place, part);
         }
@@ -239,6 +274,7 @@ mod tests {
             start,
             end,
             name: name.into(),
+            symbol: None,
         }
     }
 

@@ -3,21 +3,27 @@
 use std::cell::OnceCell;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
-use profile_db::{EdgeKind, EdgeRecord, ModuleId, ModuleProfile, PathRecord, Summary, Target};
+use profile_db::{
+    BlockRecord, EdgeKind, EdgeRecord, ModuleId, ModuleProfile, PathRecord, Summary, Target, Tier,
+};
 use serde::Serialize;
 
+use super::code::Code;
+use super::dump::outcomes;
 use super::image::Image;
-use super::show::{Order, file_name};
+use super::listing::{self, ListedInstruction};
+use super::select::file_name;
+use super::show::Order;
+use super::view::path_of;
 
 /// What to show of a module.
 pub(super) struct Filter<'a> {
     pub function: Option<&'a str>,
     pub order: Order,
     pub top: usize,
+    /// Of how many paths to show the code.
+    pub code: usize,
 }
 
 /// The first entries of a longer list.
@@ -49,6 +55,18 @@ pub(super) struct FunctionRow {
 }
 
 #[derive(Serialize)]
+pub(super) struct BlockRow {
+    pub place: String,
+    pub address: u64,
+    pub bytes: u32,
+    pub tier: &'static str,
+    pub executions: u64,
+    pub weight: u64,
+    /// File and line.
+    pub source: Option<String>,
+}
+
+#[derive(Serialize)]
 pub(super) struct EdgeRow {
     pub from: String,
     pub from_address: u64,
@@ -68,6 +86,8 @@ pub(super) struct PathRow {
     pub count: u64,
     /// All paths from the same head.
     pub total: u64,
+    /// Of the first few.
+    pub code: Vec<ListedInstruction>,
 }
 
 /// See the module documentation.
@@ -85,7 +105,10 @@ pub(super) struct Report {
     pub paths: u64,
     pub executions: u64,
     pub weight: u64,
+    /// The earlier build whose records it started with.
+    pub ancestor: Option<String>,
     pub functions: Top<FunctionRow>,
+    pub hot_blocks: Top<BlockRow>,
     pub hot_edges: Top<EdgeRow>,
     pub hot_paths: Top<PathRow>,
     pub indirect_targets: Top<EdgeRow>,
@@ -114,12 +137,9 @@ impl Other<'_> {
     }
 }
 
-fn path_of(path: &[u8]) -> &Path {
-    Path::new(OsStr::from_bytes(path))
-}
-
 struct Places<'k> {
     image: Image,
+    code: Option<Code>,
     others: Vec<Other<'k>>,
 }
 
@@ -149,11 +169,12 @@ impl Places<'_> {
 impl Report {
     /// The report of `profile`; `known` are the modules on record.
     pub fn new(profile: &ModuleProfile, known: &[Summary], filter: &Filter) -> Report {
-        let ModuleProfile { module, counts } = profile;
+        let ModuleProfile { module, counts, .. } = profile;
         let image = Image::of_module(path_of(&module.path), &module.id);
         let file_matches = image.is_some();
         let places = Places {
             image: image.unwrap_or_default(),
+            code: Code::of_module(path_of(&module.path), &module.id),
             others: counts
                 .others
                 .iter()
@@ -181,7 +202,9 @@ impl Report {
             paths: counts.paths.len() as u64,
             executions: counts.executions(),
             weight,
+            ancestor: module.ancestor.as_ref().map(ModuleId::to_string),
             functions: functions(profile, &places, filter),
+            hot_blocks: blocks(&counts.blocks, &places, filter),
             hot_edges: edges(&direct, &places, filter),
             hot_paths: paths(&counts.paths, &places, filter),
             indirect_targets: edges(&indirect, &places, filter),
@@ -224,6 +247,40 @@ fn functions(profile: &ModuleProfile, places: &Places, filter: &Filter) -> Top<F
         Order::Address => {}
     }
     Top::of(rows, filter.top)
+}
+
+fn blocks(blocks: &[BlockRecord], places: &Places, filter: &Filter) -> Top<BlockRow> {
+    let weight = |block: &BlockRecord| block.count.saturating_mul(block.len.into());
+    let mut hot: Vec<&BlockRecord> = blocks
+        .iter()
+        .filter(|block| places.wanted(block.offset, filter))
+        .collect();
+    hot.sort_by_key(|block| Reverse(weight(block)));
+    let Top { shown, all } = Top::of(hot, filter.top);
+    let shown = shown.into_iter().map(|block| {
+        let address = places.image.address(block.offset);
+        let line = places.code.as_ref().and_then(|code| code.line(address));
+        BlockRow {
+            place: places.name(block.offset),
+            address,
+            bytes: block.len,
+            tier: match block.tier {
+                Tier::Interpreted => "interpreter",
+                Tier::Block => "block",
+                Tier::Superblock => "superblock",
+            },
+            executions: block.count,
+            weight: weight(block),
+            source: line.map(|line| {
+                let name = line.file.rsplit('/').next().unwrap_or(&line.file);
+                format!("{name}:{}", line.line)
+            }),
+        }
+    });
+    Top {
+        shown: shown.collect(),
+        all,
+    }
 }
 
 fn kind_name(kind: EdgeKind) -> &'static str {
@@ -285,20 +342,17 @@ fn paths(paths: &[PathRecord], places: &Places, filter: &Filter) -> Top<PathRow>
     let Top { shown, all } = Top::of(hot, filter.top);
     let shown = shown
         .into_iter()
-        .map(|(path, total)| PathRow {
+        .enumerate()
+        .map(|(place, (path, total))| PathRow {
             head: places.name(path.head),
             head_address: places.image.address(path.head),
-            outcomes: (0..path.len)
-                .map(|i| {
-                    if path.outcomes >> i & 1 == 1 {
-                        'T'
-                    } else {
-                        '-'
-                    }
-                })
-                .collect(),
+            outcomes: outcomes(path),
             count: path.count,
             total,
+            code: match place < filter.code {
+                true => listing::of_path(path, &places.image, places.code.as_ref()),
+                false => Vec::new(),
+            },
         })
         .collect();
     Top { shown, all }

@@ -384,8 +384,8 @@ fn a_damaged_profile_is_a_warning_and_the_run_goes_on() {
 fn an_unwritable_directory_is_one_error() {
     let home = Home::new();
     let mut run = home.run();
-    // A file where the directory should be.
-    std::fs::write(&home.profiles, "").unwrap();
+    // The lock can't be taken.
+    std::fs::create_dir_all(home.profiles.join("lock")).unwrap();
     for name in [1, 2] {
         let base = 0x10_0000 * u64::from(name);
         map(&mut run, name, base);
@@ -394,6 +394,23 @@ fn an_unwritable_directory_is_one_error() {
     let report = run.save(Durability::Routine);
     assert_eq!((report.modules, report.errors.len()), (0, 1));
     assert!(!report.errors[0].to_string().contains('\n'));
+}
+
+#[test]
+fn an_unreadable_directory_is_one_warning() {
+    let home = Home::new();
+    let mut run = home.run();
+    // A file where the directory should be, so that no profile can be looked for.
+    std::fs::write(&home.profiles, "").unwrap();
+    for name in [1, 2, 3] {
+        let base = 0x10_0000 * u64::from(name);
+        map(&mut run, name, base);
+        let looping = branch(base, 8, base);
+        count(&mut run, &looping, 5000);
+        assert_eq!(run.known_hot(looping.start, &looping.bytes), None);
+    }
+    let report = run.save(Durability::Routine);
+    assert_eq!((run.take_warnings().len(), report.errors.len()), (1, 0));
 }
 
 #[test]

@@ -1,15 +1,15 @@
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use profile_db::{
-    BlockRecord, Counts, Durability, EdgeKind, EdgeRecord, ModuleRecord, PathRecord, RunProfile,
-    Target, Tier,
+    BlockRecord, Counts, Durability, EdgeKind, EdgeRecord, Likeness, ModuleId, ModuleProfile,
+    ModuleRecord, NoCode, PathRecord, RunProfile, Store, Target, Tier, Trials,
 };
 use serde_json::Value;
 
-use super::super::{ProfileArgs, ProfileCommand, list};
+use super::super::{ProfileArgs, ProfileCommand, execute, image, list};
 use super::*;
 
 #[derive(Parser)]
@@ -42,6 +42,7 @@ fn block(offset: u64, len: u32, count: u64) -> BlockRecord {
         len,
         tier: Tier::Block,
         head: false,
+        likeness: Likeness::default(),
         count,
     }
 }
@@ -54,12 +55,17 @@ fn save(store: &Store, id: &ModuleId, path: &Path, seen: u64, counts: Counts) {
         first_seen: seen,
         last_seen: seen,
         runs: 1,
+        ancestor: None,
     };
     let run = RunProfile {
-        profile: ModuleProfile { module, counts },
+        profile: ModuleProfile {
+            module,
+            counts,
+            trials: Trials::default(),
+        },
         spared: Vec::new(),
     };
-    store.merge(run, Durability::Routine).unwrap();
+    store.merge(run, &mut NoCode, Durability::Routine).unwrap();
 }
 
 impl Home {
@@ -116,6 +122,7 @@ impl Home {
                 len: 4,
                 count: 777,
             }],
+            ..Counts::default()
         };
         let id = image::identify(&program).unwrap();
         save(&store, &id, &program, 1000, counts);
@@ -143,10 +150,7 @@ impl Home {
         let words = [&["profile"], words, &["--profile-dir", dir]].concat();
         let command = Command::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
         let mut out = Vec::new();
-        match &command.args.command {
-            ProfileCommand::List(args) => list::run(args, &mut out)?,
-            ProfileCommand::Show(args) => run(args, &mut out)?,
-        }
+        execute(&command.args, &mut out)?;
         Ok(String::from_utf8(out).unwrap())
     }
 

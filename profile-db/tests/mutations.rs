@@ -1,0 +1,73 @@
+//! Files that were changed anywhere, with right and wrong checksums: no panic, no hang, and
+//! no more memory than the limits allow. `fuzz/` holds the same for cargo-fuzz.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+#[path = "../fuzz/mutate.rs"]
+mod mutate;
+
+use mutate::{Random, forge, mutate, sample};
+use profile_db::{Limits, ModuleProfile};
+
+/// What the whole test may use. A file of a few kilobytes may claim sections of 512 times
+/// its length and records of ten times that; a hostile length would be gigabytes.
+const MEMORY: u64 = 512 << 20;
+
+/// From here on more memory is an abort of this test program.
+fn bound_memory() {
+    let old = getrlimit(Resource::As);
+    let current = Some(MEMORY);
+    setrlimit(Resource::As, Rlimit { current, ..old }).expect("a lower limit");
+}
+
+fn run(files: u64) {
+    let samples: Vec<Vec<u8>> = (0..6).map(|seed| sample(seed, 10 + seed * 40)).collect();
+    let mut read = 0;
+    bound_memory();
+    for seed in 0..files {
+        let mut random = Random(seed);
+        let mut bytes = samples[random.below(samples.len())].clone();
+        mutate(&mut random, &mut bytes);
+        if random.below(4) > 0 {
+            forge(&mut bytes);
+        }
+        let began = Instant::now();
+        if let Ok(profile) = ModuleProfile::from_bytes(&bytes) {
+            read += 1;
+            // What was read can be used: merged, bounded and written.
+            if seed % 16 == 0 {
+                let mut twice = profile.clone();
+                twice.merge(profile);
+                let limits = Limits::default();
+                let written = twice.clone().into_bytes(&limits);
+                assert_eq!(
+                    ModuleProfile::from_bytes(&written).unwrap(),
+                    twice,
+                    "seed {seed}"
+                );
+            }
+        }
+        assert!(
+            began.elapsed() < Duration::from_secs(10),
+            "seed {seed} hangs"
+        );
+    }
+    // The mutations reach behind the checksums, and most are noticed.
+    assert!(
+        read > files / 1000 && read < files,
+        "{read} of {files} were read"
+    );
+}
+
+#[test]
+fn thirty_thousand_mutated_files_do_no_harm() {
+    run(30_000);
+}
+
+#[test]
+#[ignore = "takes minutes; the shorter form runs always"]
+fn a_million_mutated_files_do_no_harm() {
+    run(1_000_000);
+}
