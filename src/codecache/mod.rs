@@ -13,6 +13,7 @@
 mod arena;
 mod fragments;
 mod indirect_map;
+mod superblocks;
 
 pub use arena::{ARENA_BASE, ARENA_LIMIT, Space};
 pub use fragments::{
@@ -20,3 +21,4 @@ pub use fragments::{
     NewExit, NewFragment,
 };
 pub use indirect_map::{IndirectMap, MAP_DISPLACEMENT, MAP_REACH};
+pub use superblocks::{Detour, Superblock};
