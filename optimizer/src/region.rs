@@ -220,8 +220,7 @@ pub enum FlagsOperation {
 pub struct PendingStore {
     /// The guest instruction that stores.
     pub instruction: u64,
-    /// RSP or RBP.
-    pub base: u8,
+    /// From RSP.
     pub displacement: i32,
     pub register: u8,
     pub is_vector: bool,

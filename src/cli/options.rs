@@ -91,6 +91,8 @@ pub struct RunOptions {
     pub max_tier: MaxTier,
     /// Bytes that generated code may occupy.
     pub cache_bytes: u64,
+    /// Large private memory of the guest is to be in huge pages.
+    pub huge_pages: bool,
     pub stats: bool,
     #[serde(with = "exact_path::optional")]
     pub stats_json: Option<PathBuf>,
@@ -157,6 +159,10 @@ pub struct RunArgs {
           value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CACHE_MIB)))]
     pub cache_size: u32,
 
+    /// Ask for no huge pages for the program's large memory
+    #[arg(long)]
+    pub no_huge_pages: bool,
+
     /// The program and its arguments; a name without a slash is looked for in PATH
     #[arg(required = true, value_names = ["PROGRAM", "ARGS"], trailing_var_arg = true,
           value_hint = clap::ValueHint::CommandWithArguments)]
@@ -207,6 +213,7 @@ impl RunArgs {
             profile,
             max_tier: self.max_tier,
             cache_bytes: u64::from(self.cache_size) << 20,
+            huge_pages: !self.no_huge_pages,
             stats: self.stats,
             stats_json: self.stats_json.map(absolute),
             verify: self.verify,
@@ -295,6 +302,7 @@ mod tests {
             profile: ProfileStore::Dir(odd.clone()),
             max_tier: MaxTier::Interpreter,
             cache_bytes: 1 << 20,
+            huge_pages: true,
             stats: true,
             stats_json: Some(odd),
             verify: false,

@@ -73,6 +73,7 @@ fn run_program(
 ) -> Result<i32, Failure> {
     let started = Instant::now();
     let load = LoadOptions {
+        huge_pages: options.huge_pages,
         own_descriptor: console,
         relaunch: Relaunch {
             options: options.to_text(),

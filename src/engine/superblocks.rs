@@ -398,9 +398,8 @@ pub(super) fn recover(ctx: &mut ThreadContext, code: &OptimizedCode, offset: u32
     let host = ctx.cpu.clone();
     ctx.cpu.rip = state.guest;
     if let Some(store) = state.store {
-        let base = if store.base == 4 { Gpr::Rsp } else { Gpr::Rbp };
         let at = host
-            .get(base)
+            .get(Gpr::Rsp)
             .wrapping_add_signed(i64::from(store.displacement));
         if ctx.exit_kind == ExitKind::Fault as u64 {
             // The store itself: the guest is before the instruction.

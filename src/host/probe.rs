@@ -103,6 +103,17 @@ pub fn membarrier_private() -> io::Result<bool> {
     Ok(commands & PRIVATE_EXPEDITED != 0)
 }
 
+/// Bytes of memory that this machine has (sysinfo(2)).
+pub fn total_memory() -> u64 {
+    // SAFETY: plain data, filled in by the call.
+    let info = unsafe {
+        let mut info: libc::sysinfo = std::mem::zeroed();
+        libc::sysinfo(&mut info);
+        info
+    };
+    info.totalram.saturating_mul(u64::from(info.mem_unit))
+}
+
 /// How often the calling thread lost its CPU, by its own doing or not (getrusage(2)).
 pub fn context_switches() -> u64 {
     // SAFETY: plain data, filled in by the call.

@@ -24,18 +24,23 @@ use super::thread::ThreadState;
 use super::vdso;
 use crate::addr::GuestAddr;
 use crate::guest::{Gpr, ThreadContext, flags};
+use crate::host::probe;
 use crate::host::syscall::{Errno, call};
 
 /// personality(2) bits.
 pub const ADDR_NO_RANDOMIZE: u64 = 0x004_0000;
 pub const READ_IMPLIES_EXEC: u64 = 0x040_0000;
 const QUERY_PERSONALITY: u64 = 0xffff_ffff;
+/// Huge pages take at most so small a part of the machine's memory.
+const HUGE_SHARE: u64 = 4;
 
 /// How to load.
 #[derive(Default, Debug)]
 pub struct LoadOptions {
     /// Places nothing at random, whatever the host's settings.
     pub no_randomization: bool,
+    /// Asks for huge pages for the guest's large private memory.
+    pub huge_pages: bool,
     /// A descriptor of Temper's that stays open while the guest runs, hidden from it.
     pub own_descriptor: Option<OwnedFd>,
     /// Temper's options for what the guest executes.
@@ -101,6 +106,9 @@ impl Process {
         let entropy = Entropy::new()?;
         let placement = Placement::new(randomize.then_some(entropy.places));
         let mut space = AddressSpace::new(placement);
+        if options.huge_pages {
+            space.use_huge_pages(probe::total_memory() / HUGE_SHARE);
+        }
         space.read_implies_exec = personality & READ_IMPLIES_EXEC != 0;
         let mut memory = ProcessMemory::new(space);
         let images = load_images(&mut memory, &program)?;

@@ -298,6 +298,8 @@ impl Former<'_> {
             };
             formed.blocks.push(block);
         }
-        (!formed.blocks.is_empty()).then_some(formed)
+        // A head that leaves at once would lead back to itself.
+        let first = formed.blocks.first()?;
+        (!first.instructions.is_empty()).then_some(formed)
     }
 }

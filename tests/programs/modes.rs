@@ -18,6 +18,8 @@ pub enum Mode {
     Interpreter,
     /// Everything translated at its first execution.
     Hot,
+    /// A superblock wherever one can be made, without trials.
+    Superblocks,
     /// The code cache bounded to 1 MiB.
     SmallCache,
     /// The code cache emptied at every so many entries.
@@ -30,6 +32,7 @@ pub const ALL: &[Mode] = &[
     Mode::Twice,
     Mode::Interpreter,
     Mode::Hot,
+    Mode::Superblocks,
     Mode::SmallCache,
     Mode::Flush,
     Mode::Verify,
@@ -63,6 +66,7 @@ impl Mode {
             Mode::Twice => "twice",
             Mode::Interpreter => "interpreter",
             Mode::Hot => "hot",
+            Mode::Superblocks => "superblocks",
             Mode::SmallCache => "small-cache",
             Mode::Flush => "flush",
             Mode::Verify => "verify",
@@ -71,7 +75,7 @@ impl Mode {
 
     pub fn affords(self, case: &Case) -> bool {
         match self {
-            Mode::Twice | Mode::SmallCache | Mode::Hot | Mode::Flush => true,
+            Mode::Twice | Mode::SmallCache | Mode::Hot | Mode::Superblocks | Mode::Flush => true,
             Mode::Interpreter => case.weight == Weight::Light,
             Mode::Verify => VERIFIED.contains(&case.name.as_str()),
         }
@@ -96,6 +100,7 @@ pub fn check(case: &Case, mode: Mode) -> Result<(), Failed> {
         Mode::Twice => {}
         Mode::Interpreter => more(&["--max-tier", "interpreter"]),
         Mode::Hot => variables.push(("TEMPER_HOT", "1")),
+        Mode::Superblocks => variables.push(("TEMPER_FORCE_SUPERBLOCKS", "1")),
         Mode::SmallCache => more(&["--cache-size", "1"]),
         Mode::Flush => variables.push((
             "TEMPER_FLUSH_EVERY",

@@ -13,11 +13,11 @@ use crate::region::{
     StatePoint, Summary,
 };
 
-/// Builds the code of a region.
+/// Builds the code of a region, and says which temporaries that took.
 ///
 /// # Errors
 /// The region can't be rebuilt.
-pub(super) fn build(region: &RegionInput, plan: &Plan) -> Result<OptimizedCode, Refusal> {
+pub(super) fn build(region: &RegionInput, plan: &Plan) -> Result<(OptimizedCode, u16), Refusal> {
     let head = region.blocks[0].start;
     let mut code = Code64::new();
     let labels: Vec<Label> = region.blocks.iter().map(|_| code.label()).collect();
@@ -35,6 +35,7 @@ pub(super) fn build(region: &RegionInput, plan: &Plan) -> Result<OptimizedCode, 
             pinned: Vec::new(),
             factory: InstructionInfoFactory::new(),
             guards: 0,
+            used: 0,
         },
     };
     let borrowed_from = flow.entry()?;
@@ -78,7 +79,8 @@ pub(super) fn build(region: &RegionInput, plan: &Plan) -> Result<OptimizedCode, 
             .filter(|block| matches!(block.end, RegionEnd::Call { .. }))
             .count() as u32,
     };
-    Ok(OptimizedCode {
+    let used = rewriter.used;
+    let code = OptimizedCode {
         bytes: rewriter.code.bytes,
         counter,
         relocations: rewriter.code.relocations,
@@ -88,7 +90,8 @@ pub(super) fn build(region: &RegionInput, plan: &Plan) -> Result<OptimizedCode, 
         borrowed_from,
         states: rewriter.code.states,
         summary,
-    })
+    };
+    Ok((code, used))
 }
 
 /// Blocks that go on with what their only predecessor, laid out before them, knows.
@@ -146,11 +149,11 @@ impl Flow<'_> {
         // Frames are where they were when the region was formed.
         rewriter.free_rcx()?;
         let delta = i32::try_from(region.frame_delta).ok();
-        let checks_frame = region.blocks.iter().any(|block| {
-            block
-                .instructions
-                .iter()
-                .any(|i| i.memory_base() == Register::RBP || i.mnemonic() == Mnemonic::Leave)
+        let mut instructions = region.blocks.iter().flat_map(|block| &block.instructions);
+        let checks_frame = instructions.any(|instruction| {
+            let info = rewriter.factory.info(instruction);
+            let mut used = info.used_registers().iter();
+            used.any(|used| used.register().full_register() == Register::RBP)
         });
         if let Some(delta) = delta.filter(|_| checks_frame) {
             self.check_distance(delta, region.blocks[0].start)?;
@@ -262,8 +265,8 @@ impl Flow<'_> {
         let body = block.instructions.len() - usize::from(transfers);
         for instruction in &block.instructions[..body] {
             self.rewriter.instruction(instruction, &frame)?;
-            let word = frame.rsp.and_then(|rsp| match instruction.mnemonic() {
-                Mnemonic::Leave => frame.rbp.and_then(|rbp| frame.word(rbp)),
+            let word = frame.rsp().and_then(|rsp| match instruction.mnemonic() {
+                Mnemonic::Leave => frame.rbp().and_then(|rbp| frame.word(rbp)),
                 Mnemonic::Pop if instruction.op0_register() == Register::RBP => frame.word(rsp),
                 _ => None,
             });
@@ -278,7 +281,7 @@ impl Flow<'_> {
             // A frame pointer from memory that a store may have changed.
             if let Some(word) = word
                 && word.doubtful
-                && let (Some(rbp), Some(rsp)) = (frame.rbp, frame.rsp)
+                && let (Some(rbp), Some(rsp)) = (frame.rbp(), frame.rsp())
             {
                 self.rewriter.pinned.clear();
                 self.check_distance(rbp - rsp, instruction.next_ip())?;
@@ -499,7 +502,7 @@ impl Flow<'_> {
         let push = Instruction::with1(Code::Pushq_imm32, value)
             .map_err(|_| Refusal::Encoding { at: last.ip() })?;
         rewriter.emit(&push)?;
-        let rsp = frame.rsp.ok_or(Refusal::StackPointer { at: last.ip() })? - 8;
+        let rsp = frame.rsp().ok_or(Refusal::StackPointer { at: last.ip() })? - 8;
         let slots = &rewriter.plan.slots;
         let overwritten = slots
             .iter()
@@ -524,7 +527,7 @@ impl Flow<'_> {
         from: BlockIndex,
     ) -> Result<(), Refusal> {
         let expected = self.rewriter.region.blocks[to].start;
-        let rsp = frame.rsp.ok_or(Refusal::StackPointer { at: last.ip() })?;
+        let rsp = frame.rsp().ok_or(Refusal::StackPointer { at: last.ip() })?;
         let word = frame.word(rsp);
         let known = word.filter(|word| word.saved == Saved::ReturnTo(expected));
         let Some(word) = known else {

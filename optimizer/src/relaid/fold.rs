@@ -68,7 +68,7 @@ impl Rewriter<'_> {
             Mnemonic::Add | Mnemonic::Sub | Mnemonic::Shl
                 if instruction.op_count() == 2
                     && !instruction.has_lock_prefix()
-                    && self.plan.temporaries.len() > 1 =>
+                    && self.plan.folds_flags =>
             {
                 self.fold_arithmetic(instruction, to, is_32, frame)
             }
@@ -103,7 +103,7 @@ impl Rewriter<'_> {
                 else {
                     return Ok(None);
                 };
-                self.require_slot(index, instruction)?;
+                self.require_slot(index, frame)?;
                 let value = Value::register(slot.register);
                 Ok(Some(if access.bytes == 4 {
                     low_half(value)
@@ -220,7 +220,7 @@ impl Rewriter<'_> {
         let Some((index, slot)) = found else {
             return Ok(false);
         };
-        self.require_slot(index, instruction)?;
+        self.require_slot(index, frame)?;
         self.state.vectors[usize::from(to)] = Some(slot.register);
         Ok(true)
     }

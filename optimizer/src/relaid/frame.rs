@@ -1,14 +1,17 @@
-//! Where the stack pointer and the frame pointer are, relative to the stack pointer at the
-//! region's head, and what lies on the stack: saved frame pointers and return addresses.
+//! Which registers hold addresses on the stack, relative to the stack pointer at the region's
+//! head, and what of that lies on the stack itself: saved frame pointers, pointers that were
+//! handed to calls, return addresses.
 
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
 
-use crate::region::{Next, Refusal, RegionEnd, RegionInput};
+use super::form::writes;
+use crate::region::{Next, Refusal, RegionInput};
 
 /// What the region itself put on the stack.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Saved {
-    FramePointer(i32),
+    /// The address of a place on the stack.
+    Address(i32),
     ReturnTo(u64),
 }
 
@@ -21,10 +24,9 @@ pub(super) struct Word {
 }
 
 /// Offsets from the head's RSP; `None`: not known.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Frame {
-    pub rsp: Option<i32>,
-    pub rbp: Option<i32>,
+    registers: [Option<i32>; 16],
     words: Vec<Word>,
 }
 
@@ -35,13 +37,26 @@ pub(super) struct FrameAccess {
     pub bytes: u32,
 }
 
+const RSP: usize = 4;
+const RBP: usize = 5;
+
 impl Frame {
     fn at_head(delta: i64) -> Frame {
+        let mut registers = [None; 16];
+        registers[RSP] = Some(0);
+        registers[RBP] = i32::try_from(delta).ok();
         Frame {
-            rsp: Some(0),
-            rbp: i32::try_from(delta).ok(),
+            registers,
             words: Vec::new(),
         }
+    }
+
+    pub fn rsp(&self) -> Option<i32> {
+        self.registers[RSP]
+    }
+
+    pub fn rbp(&self) -> Option<i32> {
+        self.registers[RBP]
     }
 
     pub fn word(&self, at: i32) -> Option<Word> {
@@ -59,6 +74,7 @@ impl Frame {
     pub fn place(&self, instruction: &Instruction) -> Option<i32> {
         if !has_memory_operand(instruction)
             || instruction.memory_index() != Register::None
+            || !instruction.memory_base().is_gpr64()
             || !matches!(
                 instruction.segment_prefix(),
                 Register::None | Register::DS | Register::SS
@@ -66,11 +82,7 @@ impl Frame {
         {
             return None;
         }
-        let base = match instruction.memory_base() {
-            Register::RSP => self.rsp?,
-            Register::RBP => self.rbp?,
-            _ => return None,
-        };
+        let base = self.registers[instruction.memory_base().number()]?;
         let displacement = i32::try_from(instruction.memory_displacement64() as i64).ok()?;
         base.checked_add(displacement)
     }
@@ -80,38 +92,59 @@ impl Frame {
             .retain(|word| word.at + 8 <= at || at + bytes <= word.at);
     }
 
+    fn save(&mut self, at: i32, saved: Option<Saved>) {
+        self.forget(at, 8);
+        self.words.extend(saved.map(|saved| Word {
+            at,
+            saved,
+            doubtful: false,
+        }));
+    }
+
     fn push(&mut self, saved: Option<Saved>) {
-        self.rsp = self.rsp.and_then(|rsp| rsp.checked_sub(8));
-        if let Some(at) = self.rsp {
-            self.forget(at, 8);
-            self.words.extend(saved.map(|saved| Word {
-                at,
-                saved,
-                doubtful: false,
-            }));
+        self.registers[RSP] = self.rsp().and_then(|rsp| rsp.checked_sub(8));
+        if let Some(at) = self.rsp() {
+            self.save(at, saved);
         }
     }
 
-    fn pop_frame_pointer(&mut self) {
-        self.rbp = self
-            .rsp
-            .and_then(|rsp| self.word(rsp))
-            .and_then(|word| match word.saved {
-                Saved::FramePointer(rbp) => Some(rbp),
-                Saved::ReturnTo(_) => None,
-            });
+    /// The address that is saved at a place.
+    fn saved_address(&self, at: Option<i32>, even_doubtful: bool) -> Option<i32> {
+        let word = self.word(at?)?;
+        match word.saved {
+            Saved::Address(to) if even_doubtful || !word.doubtful => Some(to),
+            Saved::Address(_) | Saved::ReturnTo(_) => None,
+        }
+    }
+
+    fn pop(&mut self, to: usize) {
+        // A frame pointer that may have been overwritten is checked.
+        let address = self.saved_address(self.rsp(), to == RBP);
         self.drop_bytes(8);
+        self.registers[to] = address;
     }
 
     fn drop_bytes(&mut self, bytes: i32) {
-        self.rsp = self.rsp.and_then(|rsp| rsp.checked_add(bytes));
-        if let Some(rsp) = self.rsp {
+        self.set_stack(self.rsp().and_then(|rsp| rsp.checked_add(bytes)));
+    }
+
+    fn set_stack(&mut self, rsp: Option<i32>) {
+        self.registers[RSP] = rsp;
+        if let Some(rsp) = rsp {
             self.words.retain(|word| word.at >= rsp);
         }
     }
 
+    fn set(&mut self, register: usize, to: Option<i32>) {
+        if register == RSP {
+            self.set_stack(to);
+        } else {
+            self.registers[register] = to;
+        }
+    }
+
     /// A store to who knows where.
-    pub fn doubt(&mut self) {
+    fn doubt(&mut self) {
         for word in &mut self.words {
             word.doubtful = true;
         }
@@ -119,70 +152,70 @@ impl Frame {
 
     /// Goes past an instruction; `stores_anywhere` when it writes where nobody knows.
     pub fn step(&mut self, instruction: &Instruction, stores_anywhere: bool) {
-        use Register::{RBP, RSP};
         if stores_anywhere {
             self.doubt();
         }
         let register = |n| {
-            (instruction.op_count() > n && instruction.op_kind(n) == OpKind::Register)
-                .then(|| instruction.op_register(n))
+            let is_register = instruction.op_count() > n
+                && instruction.op_kind(n) == OpKind::Register
+                && instruction.op_register(n).is_gpr64();
+            is_register.then(|| instruction.op_register(n).number())
         };
+        let is_memory = |n| instruction.op_count() > n && instruction.op_kind(n) == OpKind::Memory;
         let constant = || {
-            (instruction.op_count() == 2
-                && !matches!(instruction.op1_kind(), OpKind::Register | OpKind::Memory))
-            .then(|| instruction.immediate(1) as i64)
-            .and_then(|value| i32::try_from(value).ok())
+            let is_constant = instruction.op_count() == 2
+                && !matches!(instruction.op1_kind(), OpKind::Register | OpKind::Memory);
+            let value = is_constant.then(|| instruction.immediate(1) as i64)?;
+            i32::try_from(value).ok()
         };
         match (instruction.mnemonic(), register(0), register(1)) {
-            (Mnemonic::Push, Some(RBP), _) => self.push(self.rbp.map(Saved::FramePointer)),
-            (Mnemonic::Push, ..) if instruction.stack_pointer_increment() == -8 => self.push(None),
+            (Mnemonic::Push, from, _) if instruction.stack_pointer_increment() == -8 => {
+                let address = from.and_then(|from| self.registers[from]);
+                self.push(address.map(Saved::Address));
+            }
             (Mnemonic::Call, ..) => self.push(Some(Saved::ReturnTo(instruction.next_ip()))),
-            (Mnemonic::Pop, Some(RBP), _) => self.pop_frame_pointer(),
-            (Mnemonic::Pop, Some(to), _) if to.is_gpr64() && to != RSP => self.drop_bytes(8),
+            (Mnemonic::Pop, Some(to), _) if to != RSP => self.pop(to),
             (Mnemonic::Leave, ..) => {
-                self.rsp = self.rbp;
-                self.pop_frame_pointer();
+                self.set_stack(self.rbp());
+                self.pop(RBP);
             }
             (Mnemonic::Ret, ..) => self.drop_bytes(instruction.stack_pointer_increment()),
-            (Mnemonic::Mov, Some(RBP), Some(RSP)) => self.rbp = self.rsp,
-            (Mnemonic::Mov, Some(RSP), Some(RBP)) => {
-                self.rsp = self.rbp;
-                self.drop_bytes(0);
+            (Mnemonic::Mov, Some(to), Some(from)) => self.set(to, self.registers[from]),
+            (Mnemonic::Mov, Some(to), None) if is_memory(1) => {
+                let address = self.saved_address(self.place(instruction), false);
+                self.set(to, address);
             }
-            (Mnemonic::Add, Some(RSP), None) if constant().is_some() => {
-                self.drop_bytes(constant().unwrap_or(0));
-            }
-            (Mnemonic::Sub, Some(RSP), None) if constant().is_some() => {
-                let bytes = constant().unwrap_or(0);
-                self.drop_bytes(bytes.checked_neg().unwrap_or(0));
-            }
-            (Mnemonic::Lea, Some(to @ (RSP | RBP)), _) => {
-                let place = self.place(instruction);
-                if to == RSP {
-                    self.rsp = place;
-                    self.drop_bytes(0);
-                } else {
-                    self.rbp = place;
+            (Mnemonic::Mov, None, Some(from)) if is_memory(0) => {
+                if let Some(at) = self.place(instruction) {
+                    self.save(at, self.registers[from].map(Saved::Address));
                 }
             }
-            _ => {
-                if let Some(access) = self.access(instruction) {
-                    self.forget(access.at, access.bytes as i32);
-                }
-                let mut info = iced_x86::InstructionInfoFactory::new();
-                for used in info.info(instruction).used_registers() {
-                    let writes = !matches!(
-                        used.access(),
-                        iced_x86::OpAccess::Read
-                            | iced_x86::OpAccess::CondRead
-                            | iced_x86::OpAccess::NoMemAccess
-                    );
-                    match used.register().full_register() {
-                        RSP if writes => self.rsp = None,
-                        RBP if writes => self.rbp = None,
-                        _ => {}
-                    }
-                }
+            (Mnemonic::Add, Some(to), None) if constant().is_some() => {
+                let sum = self.registers[to].zip(constant());
+                self.set(to, sum.and_then(|(at, by)| at.checked_add(by)));
+            }
+            (Mnemonic::Sub, Some(to), None) if constant().is_some() => {
+                let sum = self.registers[to].zip(constant());
+                self.set(to, sum.and_then(|(at, by)| at.checked_sub(by)));
+            }
+            (Mnemonic::Lea, Some(to), _) => self.set(to, self.place(instruction)),
+            _ => self.step_over(instruction),
+        }
+    }
+
+    /// An instruction that is only known by what it writes.
+    fn step_over(&mut self, instruction: &Instruction) {
+        let mut factory = InstructionInfoFactory::new();
+        let info = factory.info(instruction);
+        if let Some(access) = self.access(instruction)
+            && super::form::stored_bytes(instruction, info).is_some()
+        {
+            self.forget(access.at, access.bytes as i32);
+        }
+        for used in info.used_registers() {
+            let full = used.register().full_register();
+            if full.is_gpr64() && writes(used.access()) {
+                self.set(full.number(), None);
             }
         }
     }
@@ -190,11 +223,10 @@ impl Frame {
     /// What holds on both ways. True when that is less than before.
     fn meet(&mut self, other: &Frame) -> bool {
         let before = self.clone();
-        if self.rsp != other.rsp {
-            self.rsp = None;
-        }
-        if self.rbp != other.rbp {
-            self.rbp = None;
+        for (own, there) in self.registers.iter_mut().zip(&other.registers) {
+            if own != there {
+                *own = None;
+            }
         }
         self.words.retain_mut(|word| match other.word(word.at) {
             Some(there) => {
@@ -228,16 +260,12 @@ pub(super) fn follow(
         for instruction in &block.instructions {
             let anywhere = stores_anywhere(&frame, instruction);
             frame.step(instruction, anywhere);
-            if frame.rsp.is_none() {
+            if frame.rsp().is_none() {
                 return Err(Refusal::StackPointer {
                     at: instruction.ip(),
                 });
             }
         }
-        // Only the return that was expected goes on inside.
-        debug_assert!(
-            !matches!(block.end, RegionEnd::Return { .. }) || !block.instructions.is_empty()
-        );
         for next in block.end.successors() {
             let Next::Block(to) = next else { continue };
             let changed = match &mut at[to] {
@@ -254,7 +282,7 @@ pub(super) fn follow(
     }
     for (index, frame) in at.iter().enumerate() {
         if let Some(frame) = frame
-            && frame.rsp.is_none()
+            && frame.rsp().is_none()
         {
             return Err(Refusal::StackPointer {
                 at: region.blocks[index].start,

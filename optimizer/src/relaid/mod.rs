@@ -27,6 +27,16 @@ use crate::region::{OptimizedCode, Refusal, RegionInput};
 /// # Errors
 /// Why it stays as it is.
 pub fn relay(region: &RegionInput) -> Result<OptimizedCode, Refusal> {
-    let plan = slots::plan(region)?;
-    flow::build(region, &plan)
+    let mut plan = slots::plan(region)?;
+    let (code, used) = flow::build(region, &plan)?;
+    // What wasn't needed needn't be saved.
+    let needed = |register: &u8| used & 1 << register != 0;
+    if plan.temporaries.iter().all(needed) {
+        return Ok(code);
+    }
+    let temporaries = plan.temporaries.clone();
+    plan.borrowed
+        .retain(|register| !temporaries.contains(register) || needed(register));
+    plan.temporaries.retain(needed);
+    Ok(flow::build(region, &plan).map_or(code, |(code, _)| code))
 }

@@ -42,6 +42,8 @@ pub(super) struct Rewriter<'a> {
     pub pinned: Vec<u8>,
     pub factory: InstructionInfoFactory,
     pub guards: u32,
+    /// A bit for each temporary that was needed.
+    pub used: u16,
 }
 
 impl Rewriter<'_> {
@@ -209,6 +211,7 @@ impl Rewriter<'_> {
                 .min_by_key(|temporary| temporary.extended.is_some())
                 .map(|temporary| temporary.register);
             if let Some(register) = unused {
+                self.used |= 1 << register;
                 self.state.changed(register);
                 return Ok(register);
             }
@@ -327,12 +330,13 @@ impl Rewriter<'_> {
     }
 
     /// Makes sure that a slot that is about to be read is in its register.
-    pub fn require_slot(&mut self, index: usize, instruction: &Instruction) -> Result<(), Refusal> {
+    pub fn require_slot(&mut self, index: usize, frame: &Frame) -> Result<(), Refusal> {
         if self.state.loaded & 1 << index != 0 {
             return Ok(());
         }
         self.before_slot_write(self.plan.slots[index], true)?;
-        self.load_slot(index, address_of(instruction))
+        let address = self.slot_address(index, frame)?;
+        self.load_slot(index, address)
     }
 
     /// Rewrites one instruction that isn't a transfer.
@@ -362,7 +366,7 @@ impl Rewriter<'_> {
             .and_then(|(access, form)| exact_slot(&self.plan.slots, access, form.class));
         if let (Some((index, slot)), Some(form)) = (exact, form) {
             if form.reads {
-                self.require_slot(index, instruction)?;
+                self.require_slot(index, frame)?;
             }
             if form.writes {
                 let is_move = match slot.class {
@@ -370,9 +374,9 @@ impl Rewriter<'_> {
                     Class::Vector => is_vector_move(instruction),
                 };
                 if is_move && !form.reads {
-                    return self.store_to_slot(instruction, index, slot);
+                    return self.store_to_slot(instruction, index, frame);
                 }
-                return self.change_slot(instruction, index, slot, form.operand, frame);
+                return self.change_slot(instruction, index, form.operand, frame);
             }
             let mut out = *instruction;
             self.put_slot(&mut out, form.operand, slot);
@@ -407,27 +411,26 @@ impl Rewriter<'_> {
                 // The instruction is done.
                 self.at = instruction.next_ip();
                 self.before_slot_write(self.plan.slots[index], true)?;
-                let address = self.slot_address(index, frame, instruction)?;
+                let mut after = frame.clone();
+                after.step(instruction, false);
+                let address = self.slot_address(index, &after)?;
                 self.load_slot(index, address)?;
             }
         }
         Ok(())
     }
 
-    /// A slot's address after an instruction.
-    fn slot_address(
-        &self,
-        index: usize,
-        frame: &Frame,
-        instruction: &Instruction,
-    ) -> Result<MemoryOperand, Refusal> {
-        let mut after = frame.clone();
-        after.step(instruction, false);
-        let slot = self.plan.slots[index];
-        let rsp = after.rsp.ok_or(Refusal::StackPointer { at: self.at })?;
+    /// Where a slot is relative to RSP.
+    fn slot_displacement(&self, index: usize, frame: &Frame) -> Result<i32, Refusal> {
+        let rsp = frame.rsp().ok_or(Refusal::StackPointer { at: self.at })?;
+        Ok(self.plan.slots[index].at - rsp)
+    }
+
+    fn slot_address(&self, index: usize, frame: &Frame) -> Result<MemoryOperand, Refusal> {
+        let displacement = self.slot_displacement(index, frame)?;
         Ok(MemoryOperand::with_base_displ(
             Register::RSP,
-            i64::from(slot.at - rsp),
+            i64::from(displacement),
         ))
     }
 
@@ -445,9 +448,10 @@ impl Rewriter<'_> {
         &mut self,
         instruction: &Instruction,
         index: usize,
-        slot: Slot,
+        frame: &Frame,
     ) -> Result<(), Refusal> {
-        let address = address_of(instruction);
+        let slot = self.plan.slots[index];
+        let address = self.slot_address(index, frame)?;
         let refused = |_| Refusal::Encoding {
             at: instruction.ip(),
         };
@@ -497,7 +501,9 @@ impl Rewriter<'_> {
             .map_err(refused)?;
             self.emit(&out)?;
             self.state.changed(slot.register);
-            self.emit(instruction)?;
+            self.note();
+            self.code
+                .store(store_code, address, gpr_sized(slot.register, slot.bytes))?;
             self.state.loaded |= 1 << index;
             return Ok(());
         }
@@ -552,11 +558,11 @@ impl Rewriter<'_> {
         &mut self,
         instruction: &Instruction,
         index: usize,
-        slot: Slot,
         operand: u32,
         frame: &Frame,
     ) -> Result<(), Refusal> {
-        let address = address_of(instruction);
+        let slot = self.plan.slots[index];
+        let address = self.slot_address(index, frame)?;
         self.before_slot_write(slot, !overwrites_flags(instruction))?;
         let mut out = *instruction;
         self.put_slot(&mut out, operand, slot);
@@ -565,8 +571,7 @@ impl Rewriter<'_> {
         let point = StatePoint {
             store: Some(PendingStore {
                 instruction: instruction.ip(),
-                base: instruction.memory_base().number() as u8,
-                displacement: instruction.memory_displacement64() as i32,
+                displacement: self.slot_displacement(index, frame)?,
                 register: slot.register,
                 is_vector: slot.class == Class::Vector,
                 bytes: slot.bytes as u8,
@@ -861,19 +866,6 @@ fn takes_any_general(kind: OpCodeOperandKind) -> bool {
 fn takes_any_vector(kind: OpCodeOperandKind) -> bool {
     use OpCodeOperandKind as Kind;
     matches!(kind, Kind::xmm_reg | Kind::xmm_or_mem | Kind::xmm_rm)
-}
-
-/// The memory operand of an instruction.
-pub(super) fn address_of(instruction: &Instruction) -> MemoryOperand {
-    MemoryOperand::new(
-        instruction.memory_base(),
-        instruction.memory_index(),
-        instruction.memory_index_scale(),
-        instruction.memory_displacement64() as i64,
-        instruction.memory_displ_size(),
-        false,
-        instruction.segment_prefix(),
-    )
 }
 
 /// The low 32 bits of a value, extended with zeros.

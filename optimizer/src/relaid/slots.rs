@@ -49,6 +49,8 @@ pub(super) struct Plan {
     pub guard: Option<GuardBox>,
     /// Registers for what comes and goes.
     pub temporaries: Vec<u8>,
+    /// There are enough of them for flags that may have to be computed late.
+    pub folds_flags: bool,
     /// Hold the guard's constants.
     pub guard_base: u8,
     pub guard_shift: u8,
@@ -113,6 +115,8 @@ pub(super) fn plan(region: &RegionInput) -> Result<Plan, Refusal> {
 
     let mut candidates: Vec<Candidate> = Vec::new();
     let mut accesses: Vec<(FrameAccess, u64)> = Vec::new();
+    // Places whose address goes somewhere: what stores through pointers is meant for.
+    let mut taken: Vec<i32> = Vec::new();
     let mut max_store = 0;
     let mut unknown_stores = 0u64;
     let mut checks_stack = false;
@@ -131,9 +135,11 @@ pub(super) fn plan(region: &RegionInput) -> Result<Plan, Refusal> {
             {
                 checks_stack = true;
             }
-            if instruction.mnemonic() != iced_x86::Mnemonic::Lea
-                && let Some(access) = frame.access(instruction)
-            {
+            if instruction.mnemonic() == Mnemonic::Lea {
+                let is_pointer =
+                    ![Register::RSP, Register::RBP].contains(&instruction.op0_register());
+                taken.extend(frame.place(instruction).filter(|_| is_pointer));
+            } else if let Some(access) = frame.access(instruction) {
                 let weight = block.count.max(1);
                 accesses.push((access, weight));
                 if let Some(form) = substitutable(instruction, info) {
@@ -205,11 +211,12 @@ pub(super) fn plan(region: &RegionInput) -> Result<Plan, Refusal> {
         }
     }
     let needs_guard = unknown_stores > 0;
+    let mut guard = None;
     if needs_guard {
-        distinct = if region.has_bmi2 {
-            best_cluster(distinct)
+        (distinct, guard) = if region.has_bmi2 {
+            best_cluster(distinct, &taken, max_store)
         } else {
-            Vec::new()
+            (Vec::new(), None)
         };
     }
     distinct.truncate(MAX_SLOTS);
@@ -257,11 +264,7 @@ pub(super) fn plan(region: &RegionInput) -> Result<Plan, Refusal> {
     for slot in &mut slots {
         slot.own = slot.at >= lowest;
     }
-    let guard = if needs_guard && !slots.is_empty() {
-        Some(guard_box(&slots, max_store))
-    } else {
-        None
-    };
+    let guard = guard.filter(|_| !slots.is_empty());
     // Without anything to check or to keep, nothing is borrowed.
     let checks = has_calls || !slots.is_empty();
     let (constants, temporaries) = match guard {
@@ -289,6 +292,7 @@ pub(super) fn plan(region: &RegionInput) -> Result<Plan, Refusal> {
         borrowed,
         borrowed_vectors,
         loaded,
+        folds_flags: checks && temporaries.len() > 1,
         temporaries: if checks {
             temporaries.to_vec()
         } else {
@@ -301,35 +305,45 @@ pub(super) fn plan(region: &RegionInput) -> Result<Plan, Refusal> {
     })
 }
 
-/// The smallest box of a power of two that covers all slots, for stores of up to so many
-/// bytes that begin before it.
-fn guard_box(slots: &[Slot], max_store: u32) -> GuardBox {
-    let low = slots.iter().map(|slot| slot.at).min().unwrap_or(0);
-    let high = slots.iter().map(|slot| slot.at + slot.bytes as i32).max();
-    let at = low - (max_store.max(1) as i32 - 1);
-    let length = (high.unwrap_or(0) - at) as u32;
-    GuardBox {
-        at,
-        shift: length.next_power_of_two().trailing_zeros() as u8,
-    }
+/// The smallest box of a power of two that covers `low..high` for stores of up to so many
+/// bytes that begin before it, where it has none of the places in `taken`.
+fn guard_box(low: i32, high: i32, taken: &[i32], max_store: u32) -> Option<GuardBox> {
+    let before = max_store.max(1) as i32 - 1;
+    let needed = (high - low + before) as u32;
+    let length = needed.next_power_of_two();
+    let spare = (length - needed) as i32;
+    // As far up as possible, as far down, and in the middle.
+    [0, spare, spare / 2].into_iter().find_map(|down| {
+        let at = low - before - down;
+        let covers = |place: &i32| (at..at + length as i32).contains(place);
+        (length as i32 <= MAX_BOX && !taken.iter().any(covers)).then_some(GuardBox {
+            at,
+            shift: length.trailing_zeros() as u8,
+        })
+    })
 }
 
-/// Slots that one guard can cover: those around the best one.
-fn best_cluster(candidates: Vec<Candidate>) -> Vec<Candidate> {
-    let Some(best) = candidates.first().copied() else {
-        return candidates;
-    };
-    let (mut low, mut high) = (best.at, best.at + best.bytes as i32);
-    let mut kept = Vec::new();
+/// Slots that one guard can cover, the best first.
+fn best_cluster(
+    candidates: Vec<Candidate>,
+    taken: &[i32],
+    max_store: u32,
+) -> (Vec<Candidate>, Option<GuardBox>) {
+    let mut guard = None;
+    let mut kept: Vec<Candidate> = Vec::new();
     for candidate in candidates {
-        let new_low = low.min(candidate.at);
-        let new_high = high.max(candidate.at + candidate.bytes as i32);
-        if new_high - new_low <= MAX_BOX {
-            (low, high) = (new_low, new_high);
+        let end = candidate.at + candidate.bytes as i32;
+        let low = kept.iter().map(|own| own.at).min().unwrap_or(i32::MAX);
+        let high = kept.iter().map(|own| own.at + own.bytes as i32).max();
+        let (low, high) = (low.min(candidate.at), high.unwrap_or(i32::MIN).max(end));
+        if high.saturating_sub(low) <= MAX_BOX
+            && let Some(found) = guard_box(low, high, taken, max_store)
+        {
+            guard = Some(found);
             kept.push(candidate);
         }
     }
-    kept
+    (kept, guard)
 }
 
 /// What a frame access does to what registers hold: bits of slots that are loaded, and of
@@ -373,7 +387,7 @@ pub(super) fn effect(
         }
     };
     if matches!(instruction.mnemonic(), Mnemonic::Push | Mnemonic::Call)
-        && let Some(rsp) = frame.rsp
+        && let Some(rsp) = frame.rsp()
     {
         written(FrameAccess {
             at: rsp - 8,
@@ -421,7 +435,7 @@ fn loaded(region: &RegionInput, slots: &[Slot], frames: &[Option<Frame>]) -> Vec
             frame.step(instruction, anywhere);
         }
         if matches!(block.end, RegionEnd::Call { .. }) {
-            bits &= !below(slots, frame.rsp.unwrap_or(0));
+            bits &= !below(slots, frame.rsp().unwrap_or(0));
         }
         for next in block.end.successors() {
             if let Next::Block(to) = next

@@ -104,16 +104,12 @@ impl Sum {
 
     /// Times 2, 4 or 8; `None` when that has no form.
     pub(super) fn times(self, scale: u8) -> Option<Sum> {
+        if scale == 1 {
+            return Some(self);
+        }
         let displacement = self.displacement.checked_mul(i32::from(scale))?;
         let index = match (self.base, self.index) {
             (None, None) => None,
-            (Some(base), None) if scale == 1 => {
-                return Some(Sum {
-                    base: Some(base),
-                    displacement,
-                    ..self
-                });
-            }
             // RSP can't be an index.
             (Some(base), None) if base != 4 => Some((base, scale)),
             (None, Some((index, times))) if times.checked_mul(scale)? <= 8 => {
@@ -147,6 +143,7 @@ mod tests {
         assert!(base(4).times(2).is_none(), "RSP is no index");
         assert_eq!(base(4).plus(base(3)).unwrap().base, Some(4));
         assert!(eight.times(2).is_none());
+        assert_eq!(sum.times(1), Some(sum));
         let far = Sum::constant(i32::MAX, false);
         assert!(far.plus(Sum::constant(1, false)).is_none());
     }

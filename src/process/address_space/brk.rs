@@ -61,6 +61,7 @@ impl AddressSpace {
             let mut attributes = Attributes::anonymous(prot);
             attributes.role = Role::Heap;
             self.record(grown.clone(), attributes);
+            self.heap_grew(grown.clone());
             if prot.executable() {
                 self.announce_range(&grown, code);
             }

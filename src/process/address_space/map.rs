@@ -57,6 +57,7 @@ impl AddressSpace {
         let attributes = self.attributes(&request, prot);
         let writable_alias = attributes.shared && prot.writable();
         self.record(range.clone(), attributes);
+        self.mapped_privately(&request, &range);
         if prot.executable() {
             self.announce_range(&range, code);
         }

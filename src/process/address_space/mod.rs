@@ -11,6 +11,7 @@
 mod advise;
 mod brk;
 mod host_map;
+mod huge;
 mod low;
 mod map;
 mod protect;
@@ -52,6 +53,8 @@ pub struct AddressSpace {
     lock_future: bool,
     attached_segments: Vec<Range<GuestAddr>>,
     next_anonymous_key: u64,
+    /// Bytes that may still be advised to be huge pages.
+    huge_bytes_left: u64,
     /// A mapping came that the kernel extends by itself.
     any_grows_down: bool,
     /// Executable or shared memory came, or changed, since anyone asked.
@@ -70,6 +73,7 @@ impl AddressSpace {
             lock_future: false,
             attached_segments: Vec::new(),
             next_anonymous_key: 1,
+            huge_bytes_left: 0,
             any_grows_down: false,
             code_changed: false,
         }
