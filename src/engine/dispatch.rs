@@ -189,6 +189,8 @@ impl<E: GuestEnv> Engine<E> {
         if self.slice_over(head) {
             return;
         }
+        self.lose_patience();
+        let has_turn = self.has_turn(head);
         let Some(counters) = &mut self.code.counters else {
             return;
         };
@@ -200,7 +202,7 @@ impl<E: GuestEnv> Engine<E> {
         if decision.disable {
             self.code.cache.set_counter(head, false, false);
         }
-        if decision.hot
+        if (decision.hot || has_turn)
             && self.settings.max_tier >= Tier::Superblock
             && !self.settings.verify
             && self.code.threads.alone()

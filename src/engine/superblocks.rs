@@ -3,6 +3,7 @@
 //! one is found here, too.
 
 use std::arch::asm;
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use hashbrown::HashMap;
@@ -76,6 +77,11 @@ pub(super) struct SuperblockTable {
     codes: HashMap<FragmentId, Rc<OptimizedCode>>,
     heads: HashMap<GuestAddr, Head>,
     wanted: Option<Wanted>,
+    /// The head whose trial is under way: one at a time, because what one changes would be in
+    /// the other's measure.
+    trying: Option<GuestAddr>,
+    /// Heads that wait for their turn.
+    waiting: VecDeque<GuestAddr>,
     pub outcomes: SuperblockStats,
 }
 
@@ -91,7 +97,13 @@ impl SuperblockTable {
 
     /// A hot head: true if it is worth a look.
     pub fn consider(&mut self, ctx: &ThreadContext, head: GuestAddr) -> bool {
-        if self.wanted.is_some() || self.heads.contains_key(&head) {
+        if self.heads.contains_key(&head) {
+            return false;
+        }
+        if self.wanted.is_some() || self.trying.is_some() {
+            if !self.waiting.contains(&head) {
+                self.waiting.push_back(head);
+            }
             return false;
         }
         let stack = ctx.cpu.get(Gpr::Rsp);
@@ -105,7 +117,54 @@ impl SuperblockTable {
     }
 }
 
+/// A trial that gets nowhere for so many TSC cycles is given up: its code doesn't run any more.
+const PATIENCE: u64 = 150_000_000;
+
 impl<E: GuestEnv> Engine<E> {
+    /// Whether a counter that ran out did so because it is the head's turn.
+    pub(super) fn has_turn(&mut self, head: GuestAddr) -> bool {
+        let waiting = &mut self.code.superblocks.waiting;
+        let has_turn = waiting.front() == Some(&head);
+        if has_turn {
+            waiting.pop_front();
+        }
+        has_turn
+    }
+
+    /// Gives the next head its chance: at its next pass.
+    fn next_turn(&mut self) {
+        let table = &mut self.code.superblocks;
+        table.trying = None;
+        while let Some(&head) = table.waiting.front() {
+            if !table.heads.contains_key(&head)
+                && self.code.cache.has_counter(head)
+                && let Some(counters) = &mut self.code.counters
+            {
+                counters.set_passes(head, 1);
+                self.code.cache.set_counter(head, false, true);
+                return;
+            }
+            table.waiting.pop_front();
+        }
+    }
+
+    /// Gives up a trial that gets nowhere.
+    pub(super) fn lose_patience(&mut self) {
+        let table = &mut self.code.superblocks;
+        let Some(head) = table.trying else { return };
+        let lost = match table.heads.get(&head) {
+            Some(Head::Trying(trying)) => cycles().saturating_sub(trying.started) > PATIENCE,
+            _ => true,
+        };
+        if lost {
+            tracing::debug!(target: "temper::superblock", %head, "not run any more");
+            table.heads.remove(&head);
+            self.code.cache.drop_superblock(head);
+            self.code.cache.set_counter(head, false, false);
+            self.next_turn();
+        }
+    }
+
     /// A counter at `head` ran out, and it belongs to a trial: true if that has been dealt
     /// with.
     pub(super) fn slice_over(&mut self, head: GuestAddr) -> bool {
@@ -116,6 +175,7 @@ impl<E: GuestEnv> Engine<E> {
         if self.code.cache.superblock_at(head).is_none() {
             // It went with its code; the head may try again.
             table.heads.remove(&head);
+            self.next_turn();
             return false;
         }
         let now = cycles();
@@ -138,6 +198,7 @@ impl<E: GuestEnv> Engine<E> {
                 cache.set_counter(head, true, false);
                 table.heads.insert(head, Head::Kept);
                 table.outcomes.kept += 1;
+                self.next_turn();
             }
             Verdict::Slower(ratio) => {
                 tracing::debug!(target: "temper::superblock", %head, ratio, "rejected");
@@ -145,6 +206,7 @@ impl<E: GuestEnv> Engine<E> {
                 cache.set_counter(head, false, false);
                 table.heads.insert(head, Head::Rejected);
                 table.outcomes.rejected += 1;
+                self.next_turn();
             }
         }
         true
@@ -172,7 +234,11 @@ impl<E: GuestEnv> Engine<E> {
         if !possible {
             return;
         }
-        match self.build(env, wanted) {
+        let built = self.build(env, wanted);
+        if self.code.superblocks.trying.is_none() {
+            self.next_turn();
+        }
+        match built {
             Ok(()) => {}
             Err(why) => {
                 tracing::debug!(target: "temper::superblock", %head, why, "not rebuilt");
@@ -256,6 +322,7 @@ impl<E: GuestEnv> Engine<E> {
             started: cycles(),
         };
         table.heads.insert(head, Head::Trying(Box::new(trying)));
+        table.trying = Some(head);
         Ok(())
     }
 }
@@ -265,6 +332,8 @@ impl<M: GuestMemory> Code<M> {
     pub(super) fn retire_superblocks(&mut self) {
         self.cache.deselect_superblocks();
         self.superblocks.wanted = None;
+        self.superblocks.trying = None;
+        self.superblocks.waiting.clear();
         for (&head, state) in &mut self.superblocks.heads {
             if let Head::Trying(_) = state {
                 self.cache.set_counter(head, false, false);
