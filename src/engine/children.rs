@@ -109,7 +109,7 @@ impl<E: GuestEnv> Held<'_, E> {
         };
         let was_born = result >= 0;
         if !lent && was_born {
-            self.world.lock.acquire();
+            self.take_lock_after_child();
         }
         let Shared { engine, env } = &mut **self;
         if !lent {
@@ -127,6 +127,17 @@ impl<E: GuestEnv> Held<'_, E> {
             &child.own,
             result,
         )
+    }
+}
+
+impl<E: GuestEnv> Held<'_, E> {
+    /// A child that was killed at a bad moment left the lock held in this thread's name, and
+    /// perhaps the world stopped. Whatever it was about to change has to do as it is.
+    fn take_lock_after_child(&mut self) {
+        if self.world.lock.acquire_after_child() {
+            tracing::warn!(target: "temper::engine", "a child died in the midst of its work");
+            self.engine.code.start();
+        }
     }
 }
 
