@@ -5,12 +5,13 @@
 //! its own, and its parent's thread waits until it has gone.
 
 use std::io;
+use std::sync::atomic::Ordering;
 
 use super::host_signals::{set_alternate_stack, signal_stack_bytes};
 use super::world::{GuestThread, Held, Outcome, Shared, World};
 use super::{Engine, entry};
 use crate::addr::HostAddr;
-use crate::guest::{EnvAction, GuestEnv, HostCall};
+use crate::guest::{EnvAction, GuestEnv, HostCall, presence};
 use crate::host::syscall::raw;
 use crate::host::{DualMapCopy, Stack, clone_onto};
 
@@ -108,8 +109,13 @@ impl<E: GuestEnv> Held<'_, E> {
             )
         };
         let was_born = result >= 0;
+        // Killed in generated code or in a call, it would seem to be there for ever, and
+        // whoever stops the world has the lock and waits for that to change.
+        let ctx = &newborn.thread.ctx;
+        ctx.presence.store(presence::OUTSIDE, Ordering::Release);
+        ctx.in_syscall.store(0, Ordering::Release);
         if !lent && was_born {
-            self.world.lock.acquire();
+            self.take_lock_after_child();
         }
         let Shared { engine, env } = &mut **self;
         if !lent {
@@ -127,6 +133,17 @@ impl<E: GuestEnv> Held<'_, E> {
             &child.own,
             result,
         )
+    }
+}
+
+impl<E: GuestEnv> Held<'_, E> {
+    /// A child that was killed at a bad moment left the lock held in this thread's name, and
+    /// perhaps the world stopped. Whatever it was about to change has to do as it is.
+    fn take_lock_after_child(&mut self) {
+        if self.world.lock.acquire_after_child() {
+            tracing::warn!(target: "temper::engine", "a child died in the midst of its work");
+            self.engine.code.start();
+        }
     }
 }
 

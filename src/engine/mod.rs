@@ -13,7 +13,6 @@ mod counters;
 mod dispatch;
 mod entry;
 pub mod host_signals;
-mod lock;
 mod lockstep;
 mod predecoded;
 mod promote;

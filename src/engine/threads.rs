@@ -175,8 +175,7 @@ impl<M: GuestMemory> Code<M> {
             while self.threads.any_running() {
                 patience.wait();
             }
-            let allowed = self.cache.set_executable(true);
-            assert!(allowed.is_ok(), "generated code: {allowed:?}");
+            self.start();
         }
         for mut ctx in self.threads.contexts.clone() {
             // SAFETY: as in `iter`; a thread that left waits for the lock, which the caller
@@ -193,6 +192,12 @@ impl<M: GuestMemory> Code<M> {
                 ctx.exit_kind = ExitKind::NotEntered as u64;
             }
         }
+    }
+
+    /// Lets threads into generated code that a stop has closed.
+    pub(super) fn start(&self) {
+        let allowed = self.cache.set_executable(true);
+        assert!(allowed.is_ok(), "generated code: {allowed:?}");
     }
 
     /// Turns the registers that generated code was interrupted with into the guest's.

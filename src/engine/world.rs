@@ -12,9 +12,9 @@ use std::time::Instant;
 
 use super::dispatch::{Engine, Next};
 use super::entry;
-use super::lock::Lock;
 use crate::addr::HostAddr;
 use crate::guest::{EnvAction, ExitKind, GuestEnv, HostCall, ThreadContext, pending, presence};
+use crate::host::Lock;
 use crate::host::syscall::interruptible;
 
 /// What a guest's threads share.

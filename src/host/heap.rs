@@ -4,19 +4,28 @@
 //! run makes thousands.
 
 use std::alloc::{GlobalAlloc, Layout};
+use std::cell::UnsafeCell;
+use std::ops::{Deref, DerefMut};
 use std::ptr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dlmalloc::{Allocator, Dlmalloc};
+
+use super::Lock;
 
 /// Bytes taken from the kernel at a time, at least.
 const PIECE: usize = 256 << 10;
 
-/// The global allocator of the `temper` program. Its lock must not allocate, which rules out
-/// parking_lot's.
+/// The global allocator of the `temper` program. Its lock must not allocate.
 pub struct Heap {
-    heap: Mutex<Dlmalloc<Mappings>>,
+    lock: Lock,
+    heap: UnsafeCell<Dlmalloc<Mappings>>,
 }
+
+// SAFETY: the heap is reached under the lock alone.
+unsafe impl Sync for Heap {}
+
+/// The heap while its lock is held.
+struct Held<'a>(&'a Heap);
 
 impl Default for Heap {
     fn default() -> Self {
@@ -29,12 +38,51 @@ impl Heap {
         let mut heap = Dlmalloc::new_with_allocator(Mappings);
         assert!(heap.set_granularity(PIECE));
         Heap {
-            heap: Mutex::new(heap),
+            lock: Lock::new(),
+            heap: UnsafeCell::new(heap),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Dlmalloc<Mappings>> {
-        self.heap.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Held<'_> {
+        if self.lock.is_own() {
+            broken();
+        }
+        self.lock.acquire();
+        Held(self)
+    }
+}
+
+impl Deref for Held<'_> {
+    type Target = Dlmalloc<Mappings>;
+
+    fn deref(&self) -> &Self::Target {
+        // SAFETY: the lock is held as long as this lives.
+        unsafe { &*self.0.heap.get() }
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        // SAFETY: as above.
+        unsafe { &mut *self.0.heap.get() }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.lock.release();
+    }
+}
+
+/// A child that shared this memory was killed while it changed the heap.
+#[cold]
+fn broken() -> ! {
+    const LINE: &str = "temper: a child that shared memory was killed while it changed \
+                        Temper's heap; the program can't go on\n";
+    // SAFETY: a constant's bytes; the end takes no memory.
+    unsafe {
+        libc::write(2, LINE.as_ptr().cast(), LINE.len());
+        libc::_exit(125)
     }
 }
 

@@ -24,6 +24,9 @@ pub fn cases() -> Vec<Case> {
             .named("sqlite3, several processes"),
         Case::new("perl children.pl").heavy(),
         Case::new("python3 -I children.py").heavy(),
+        Case::new("python3 -I terminal.py")
+            .heavy()
+            .named("bash in a terminal"),
         Case::new("env -i A=1 sh -c").arg("echo $A ${HOME:+home}"),
         Case::new("find tree -type f -exec wc -c {} +"),
         Case::new("tar -cf - --sort=name --mtime=@0 -I gzip tree").named("tar through gzip"),

@@ -133,6 +133,7 @@ const GUESTS: &[(&str, &str)] = &[
     ("script.pl", include_str!("guests/script.pl")),
     ("script.py", include_str!("guests/script.py")),
     ("script.sql", include_str!("guests/script.sql")),
+    ("terminal.py", include_str!("guests/terminal.py")),
     ("threads.py", include_str!("guests/threads.py")),
     ("writers.py", include_str!("guests/writers.py")),
     ("writers.sh", include_str!("guests/writers.sh")),

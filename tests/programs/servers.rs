@@ -206,7 +206,8 @@ fn redis_crash(temper: Option<&Path>) -> Result<String, Failed> {
 
 fn redis_load(temper: Option<&Path>) -> Result<String, Failed> {
     let mut server = Server::redis(Place::new(temper)?)?;
-    let load = ["-n", "200000", "-c", "50", "-r", "100000"];
+    let load = ["-n", "15000", "-c", "50", "-r", "100000", "-t"];
+    let load = [&load[..], &["set,get,incr,lpush,lpop,sadd,hset,zadd"]].concat();
     let outside = server.place.native("/usr/bin/redis-benchmark");
     let mut transcript = redis_benchmark(outside, &server, &load)?;
     let _ = writeln!(transcript, "{}", server.stop()?);

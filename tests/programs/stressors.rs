@@ -74,7 +74,6 @@ const CLASSES: &[Class] = &[
             ("brk", 500),
             ("madvise", 1),
             ("shm", 2),
-            ("userfaultfd", 2),
         ],
     ),
     ("code", &[("icache", 100), ("branch", 50), ("goto", 50)]),

@@ -1,6 +1,6 @@
 // flags: -O1 -pthread
 // Code that changes while other threads run it: rewritten in place (mprotect), rewritten
-// through a writable view, unmapped under a running loop, mapped anew.
+// through a writable view, unmapped, protected or moved under a running loop, mapped anew.
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <setjmp.h>
@@ -109,10 +109,15 @@ static void pull_away(const char *what, int how) {
     while (looping < RUNNERS)
         usleep(100);
     usleep(20000);
-    if (how == 0)
+    if (how == 0) {
         munmap(code, 4096);
-    else
+    } else if (how == 1) {
         mprotect(code, 4096, PROT_READ);
+    } else {
+        void *elsewhere = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (mremap(code, 4096, 4096, MREMAP_MAYMOVE | MREMAP_FIXED, elsewhere) != elsewhere)
+            _exit(8);
+    }
     printf("%s:", what);
     for (int i = 0; i < RUNNERS; i++) {
         void *result;
@@ -185,5 +190,6 @@ int main(void) {
     data_beside_code();
     pull_away("unmapped", 0);
     pull_away("no longer executable", 1);
+    pull_away("moved", 2);
     return 0;
 }

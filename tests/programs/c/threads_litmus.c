@@ -6,8 +6,10 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 enum { ROUNDS = 20000 };
+static int rounds = ROUNDS;
 
 static struct { volatile int x; char gap[60]; volatile int y; char gap2[60]; volatile int z; } all[ROUNDS];
 static volatile int go[2];
@@ -73,7 +75,7 @@ static int forbidden(void) {
 
 static void *other(void *argument) {
     (void)argument;
-    for (int round = 0; round < ROUNDS; round++) {
+    for (int round = 0; round < rounds; round++) {
         meet(1, 2 * round + 1);
         side(1, round);
         meet(1, 2 * round + 2);
@@ -81,15 +83,17 @@ static void *other(void *argument) {
     return NULL;
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    if (argc > 1)
+        rounds = atoi(argv[1]);
     for (test = 0; test < TESTS; test++) {
         pthread_t thread;
         long seen = 0;
-        for (int round = 0; round < ROUNDS; round++)
+        for (int round = 0; round < rounds; round++)
             all[round].x = all[round].y = all[round].z = 0;
         go[0] = go[1] = 0;
         pthread_create(&thread, NULL, other, NULL);
-        for (int round = 0; round < ROUNDS; round++) {
+        for (int round = 0; round < rounds; round++) {
             meet(0, 2 * round + 1);
             side(0, round);
             meet(0, 2 * round + 2);
