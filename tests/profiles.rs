@@ -284,6 +284,79 @@ fn hot_paths_are_shown_with_code_and_source_lines() {
     }
 }
 
+/// Sums every third number modulo 7, forty at a time.
+const REMAINDERS: &str = r#"
+#include <stdio.h>
+#include <stdlib.h>
+__attribute__((noinline)) static unsigned sum(const unsigned *a, int n, unsigned d) {
+    unsigned s = 0;
+    for (int i = 0; i < n; i++) s += a[i * 3] % d;
+    return s;
+}
+int main(int argc, char **argv) {
+    static unsigned a[120];
+    for (int i = 0; i < 120; i++) a[i] = i * i;
+    unsigned s = 0;
+    for (int i = 0, n = argc > 1 ? atoi(argv[1]) : 500; i < n; i++) s += sum(a, 40, 7);
+    printf("%u\n", s);
+    return 0;
+}
+"#;
+
+#[test]
+fn usual_values_and_callers_are_seen_in_both_tiers() {
+    let bench = Bench::new();
+    let Some(program) = bench.build("program", REMAINDERS, &["-O1"]) else {
+        return;
+    };
+    let module = |folder: &str| {
+        let dump: Value =
+            serde_json::from_str(&bench.say(folder, &["dump", "--json"])).expect("JSON");
+        let modules = dump["modules"].as_array().expect("modules").clone();
+        let path = program.to_str().expect("UTF-8");
+        let own = modules.into_iter().find(|module| module["path"] == path);
+        own.expect("the program")
+    };
+    // What part of the values of a kind is this one.
+    let part = |module: &Value, kind: &str, value: u64| {
+        let records = module["values"].as_array().expect("values").iter();
+        let (mut part, mut all) = (0, 0);
+        for record in records.filter(|record| record["kind"] == kind) {
+            let count = record["count"].as_u64().expect("a count");
+            all += count;
+            if record["value"] == value {
+                part += count;
+            }
+        }
+        println!("{kind} {value}: {part} of {all}");
+        part as f64 / all as f64
+    };
+    bench.profile(&program, "profiles");
+    let counted = module("profiles");
+    assert!(part(&counted, "divisor", 7) > 0.99, "{counted}");
+    assert!(part(&counted, "stride", 12) > 0.9, "{counted}");
+    assert!(part(&counted, "trip_count", 40) > 0.9, "{counted}");
+    let pairs = counted["pairs"].as_array().expect("pairs").iter();
+    let most = pairs.filter_map(|pair| pair["count"].as_u64()).max();
+    assert_eq!(most, Some(500), "{counted}");
+
+    // In generated code short bursts see them.
+    let mut command = temper();
+    command.arg("run").arg("--profile-dir");
+    command
+        .arg(bench.path("bursts"))
+        .arg(&program)
+        .arg("3000000");
+    let outcome = run(command, b"", Duration::from_secs(120)).expect("temper starts");
+    assert_eq!(outcome.end, End::Exit(0), "{outcome:?}");
+    let sampled = module("bursts");
+    assert!(part(&sampled, "divisor", 7) > 0.99, "{sampled}");
+    assert!(part(&sampled, "stride", 12) > 0.9, "{sampled}");
+    assert!(part(&sampled, "trip_count", 40) > 0.5, "{sampled}");
+    let shown = bench.say("profiles", &["show", program.to_str().expect("UTF-8")]);
+    assert!(shown.contains("trip count"), "{shown}");
+}
+
 #[test]
 fn profiles_travel_between_folders_as_files_and_dumps() {
     let bench = Bench::new();
@@ -402,4 +475,138 @@ fn a_rebuilt_program_starts_with_what_the_earlier_build_knew() {
         shown.contains(&format!("earlier build, {ancestor}")),
         "{shown}"
     );
+}
+
+/// A Lua that runs one script.
+const LUA_MAIN: &str = r#"
+#include <stdio.h>
+#include "lauxlib.h"
+#include "lualib.h"
+int main(int argc, char **argv) {
+    lua_State *state = luaL_newstate();
+    luaL_openlibs(state);
+    if (argc < 2 || luaL_dofile(state, argv[1])) {
+        fprintf(stderr, "%s\n", lua_tostring(state, -1));
+        return 1;
+    }
+    lua_close(state);
+    return 0;
+}
+"#;
+
+/// Tables, strings, closures, metatables, coroutines, patterns, garbage.
+const LUA_SCRIPT: &str = r#"
+local words, seed = {}, 42
+local function random(n) seed = (seed * 1103515245 + 12345) % 2147483648; return seed % n end
+for i = 1, 3000 do words[i] = string.format("%s%d", string.char(97 + random(26)), random(500)) end
+local count = {}
+for _, word in ipairs(words) do count[word] = (count[word] or 0) + 1 end
+local keys = {}
+for key in pairs(count) do keys[#keys + 1] = key end
+table.sort(keys, function(a, b) return count[a] > count[b] or count[a] == count[b] and a < b end)
+local text = table.concat(words, " ")
+local digits = 0
+for number in text:gmatch("%d+") do digits = digits + tonumber(number) end
+text = text:gsub("(%a)(%d+)", function(a, b) return b .. a end)
+local Point = {}
+Point.__index = Point
+Point.__add = function(a, b) return setmetatable({ x = a.x + b.x, y = a.y + b.y }, Point) end
+local sum = setmetatable({ x = 0, y = 0 }, Point)
+for i = 1, 2000 do sum = sum + setmetatable({ x = i, y = i / 2 }, Point) end
+local producer = coroutine.wrap(function() for i = 1, 2000 do coroutine.yield(i * i) end end)
+local squares = 0
+for _ = 1, 2000 do squares = squares + producer() end
+local function fib(n) return n < 2 and n or fib(n - 1) + fib(n - 2) end
+local sieve, primes = {}, 0
+for i = 2, 5000 do
+  if not sieve[i] then primes = primes + 1; for j = i * i, 5000, i do sieve[j] = true end end
+end
+print(#keys, keys[1], digits, #text, sum.x, sum.y, squares, fib(18), primes)
+"#;
+
+/// The sources of two releases, from the packages that bring them to Rust programs.
+fn lua_sources(bench: &Bench) -> Option<[PathBuf; 2]> {
+    let project = bench.path("project");
+    std::fs::create_dir_all(project.join("src")).expect("a folder");
+    std::fs::write(project.join("src/lib.rs"), "").expect("write");
+    let manifest = "[package]\nname = \"sources\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\
+                    [dependencies]\n\
+                    before = { package = \"lua-src\", version = \"=546.0.2\" }\n\
+                    after = { package = \"lua-src\", version = \"=547.0.0\" }\n\
+                    [workspace]\n";
+    std::fs::write(project.join("Cargo.toml"), manifest).expect("write");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["vendor", "--quiet", "--versioned-dirs", "vendor"]);
+    match cargo.current_dir(&project).output() {
+        Ok(output) if output.status.success() => {}
+        Ok(_) | Err(_) => {
+            println!("skipped: cargo can't fetch the sources of Lua");
+            return None;
+        }
+    }
+    let vendor = project.join("vendor");
+    Some([
+        vendor.join("lua-src-546.0.2/lua-5.4.6"),
+        vendor.join("lua-src-547.0.0/lua-5.4.7"),
+    ])
+}
+
+/// Names and sizes of a program's functions.
+fn functions(program: &Path) -> Vec<(String, String)> {
+    let said = tool(
+        Command::new("nm")
+            .args(["-S", "--defined-only"])
+            .arg(program),
+    );
+    let said = said.unwrap_or_default();
+    let lines = said.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let is_code = fields.len() == 4 && fields[2].eq_ignore_ascii_case("t");
+        is_code.then(|| (fields[3].to_owned(), fields[1].to_owned()))
+    });
+    lines.collect()
+}
+
+/// Prints how much of the later release's own flow the earlier one's profile has: `cargo test
+/// --test profiles -- --ignored --nocapture lua`.
+#[test]
+#[ignore = "a measurement that fetches sources"]
+fn an_earlier_lua_s_profile_serves_the_next_release() {
+    let bench = Bench::new();
+    let Some(sources) = lua_sources(&bench) else {
+        return;
+    };
+    std::fs::write(bench.path("main.c"), LUA_MAIN).expect("write");
+    let script = bench.path("script.lua");
+    std::fs::write(&script, LUA_SCRIPT).expect("write");
+    let mut built = Vec::new();
+    for (name, sources) in ["before", "after"].iter().zip(&sources) {
+        let program = bench.path(name);
+        let script = "exec gcc -O2 -I\"$1\" -o \"$2\" \"$3\" \"$1\"/*.c -lm";
+        let mut gcc = Command::new("sh");
+        gcc.args(["-c", script, "sh"]).arg(sources).arg(&program);
+        if tool(gcc.arg(bench.path("main.c"))).is_none() {
+            return;
+        }
+        let mut command = temper();
+        command.args(["run", "--max-tier", "interpreter", "--profile-dir"]);
+        command
+            .arg(bench.path("profiles"))
+            .arg(&program)
+            .arg(&script);
+        let outcome = run(command, b"", Duration::from_secs(120)).expect("temper starts");
+        assert_eq!(outcome.end, End::Exit(0), "{outcome:?}");
+        built.push(program);
+    }
+    let (before, after) = (functions(&built[0]), functions(&built[1]));
+    let changed = after.iter().filter(|f| !before.contains(f)).count();
+    let paths = [&built[0], &built[1]].map(|path| path.to_str().expect("UTF-8"));
+    let said = bench.say("profiles", &["diff", paths[0], paths[1], "--json"]);
+    let said: Value = serde_json::from_str(&said).expect("JSON");
+    let overlap = said["edge_overlap"].as_f64().expect("a number");
+    println!(
+        "edge-count overlap {overlap:.3}; of {} functions {changed} are new or of another size",
+        after.len()
+    );
+    assert!(overlap >= 0.8, "{overlap}");
 }

@@ -332,13 +332,6 @@ impl Profile {
         self.blocks[id].mark_untranslatable();
     }
 
-    /// A block was executed `times` times outside the interpreter, where a counter of
-    /// generated code says so. Says nothing of paths.
-    pub fn add_executions(&mut self, id: BlockId, times: u32) {
-        let block = &mut self.blocks[id];
-        block.entered = block.entered.saturating_add(times);
-    }
-
     /// The conditional branch that ends a block was executed. Other blocks' edges follow
     /// from their executions, so for them this is neither needed nor counted.
     #[inline]
