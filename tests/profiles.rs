@@ -188,7 +188,7 @@ fn bolt_makes_a_working_program_of_an_exported_profile() {
         return;
     };
     assert!(said.contains("functions in the binary"), "{said}");
-    assert!(!said.contains("0 out of"), "{said}");
+    assert!(!said.contains(" 0 out of"), "{said}");
     // Every function that ran has its profile, and the profile is of this code.
     let invalid = said
         .lines()
@@ -324,24 +324,25 @@ fn usual_values_and_callers_are_seen_in_both_tiers() {
         own.expect("the program")
     };
     // What part of the values of a kind is this one.
-    let part = |module: &Value, kind: &str, value: u64| {
+    let part = |module: &Value, kind: &str, values: &[u64]| {
         let records = module["values"].as_array().expect("values").iter();
         let (mut part, mut all) = (0, 0);
         for record in records.filter(|record| record["kind"] == kind) {
             let count = record["count"].as_u64().expect("a count");
             all += count;
-            if record["value"] == value {
+            if values.iter().any(|value| record["value"] == *value) {
                 part += count;
             }
         }
-        println!("{kind} {value}: {part} of {all}");
+        println!("{kind} {values:?}: {part} of {all}");
         part as f64 / all as f64
     };
     bench.profile(&program, "profiles");
     let counted = module("profiles");
-    assert!(part(&counted, "divisor", 7) > 0.99, "{counted}");
-    assert!(part(&counted, "stride", 12) > 0.9, "{counted}");
-    assert!(part(&counted, "trip_count", 40) > 0.9, "{counted}");
+    assert!(part(&counted, "divisor", &[7]) > 0.99, "{counted}");
+    assert!(part(&counted, "stride", &[12]) > 0.9, "{counted}");
+    // The first time round may be part of the block before the head.
+    assert!(part(&counted, "trip_count", &[39, 40]) > 0.9, "{counted}");
     let pairs = counted["pairs"].as_array().expect("pairs").iter();
     let most = pairs.filter_map(|pair| pair["count"].as_u64()).max();
     assert_eq!(most, Some(500), "{counted}");
@@ -356,9 +357,9 @@ fn usual_values_and_callers_are_seen_in_both_tiers() {
     let outcome = run(command, b"", Duration::from_secs(120)).expect("temper starts");
     assert_eq!(outcome.end, End::Exit(0), "{outcome:?}");
     let sampled = module("bursts");
-    assert!(part(&sampled, "divisor", 7) > 0.99, "{sampled}");
-    assert!(part(&sampled, "stride", 12) > 0.9, "{sampled}");
-    assert!(part(&sampled, "trip_count", 40) > 0.5, "{sampled}");
+    assert!(part(&sampled, "divisor", &[7]) > 0.99, "{sampled}");
+    assert!(part(&sampled, "stride", &[12]) > 0.9, "{sampled}");
+    assert!(part(&sampled, "trip_count", &[39, 40]) > 0.5, "{sampled}");
     let shown = bench.say("profiles", &["show", program.to_str().expect("UTF-8")]);
     assert!(shown.contains("trip count"), "{shown}");
 }
