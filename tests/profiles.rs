@@ -172,21 +172,46 @@ fn bolt_makes_a_working_program_of_an_exported_profile() {
             .any(|line| line.contains("1 hash") && line.contains("/1 ")),
         "{text}"
     );
+    let Some((optimized, fewer)) = laid_out(&bench, &program, &data) else {
+        return;
+    };
+    assert!(fewer > 20.0, "the layout got little better: {fewer}");
+    let output = Command::new(&optimized).output().expect("runs");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+
+    // BOLT's own instrumentation sees the same.
+    let llvm = Path::new("/usr/lib/llvm-16");
+    if !llvm.join("lib/libbolt_rt_instr.a").exists() {
+        println!("skipped: no library for BOLT's instrumentation");
+        return;
+    }
+    let (instrumented, own) = (bench.path("instrumented"), bench.path("own.fdata"));
+    let mut bolt = Command::new(llvm.join("bin/llvm-bolt"));
+    bolt.arg(&program).arg("-instrument").arg("-o");
+    bolt.arg(&instrumented);
+    bolt.arg(format!("--instrumentation-file={}", own.display()));
+    tool(&mut bolt).expect("it is there");
+    let output = Command::new(&instrumented).output().expect("runs");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+    let (_, own_fewer) = laid_out(&bench, &program, &own).expect("it is there");
+    println!("taken branches: {fewer}% fewer by the export, {own_fewer}% by BOLT's own profile");
+    assert!((fewer - own_fewer).abs() < 2.0, "{fewer} {own_fewer}");
+}
+
+/// The program as BOLT lays it out with this profile, and how many percent fewer branches
+/// are taken then by its reckoning.
+fn laid_out(bench: &Bench, program: &Path, data: &Path) -> Option<(PathBuf, f64)> {
     let optimized = bench.path("optimized");
     let mut bolt = Command::new("llvm-bolt-16");
-    bolt.arg(&program)
-        .arg("-o")
-        .arg(&optimized)
-        .arg("-data")
-        .arg(&data);
+    bolt.arg(program).arg("-o").arg(&optimized);
+    bolt.arg("-data").arg(data);
     bolt.args([
         "-reorder-blocks=ext-tsp",
         "-reorder-functions=hfsort",
         "-split-functions",
+        "-dyno-stats",
     ]);
-    let Some(said) = tool(bolt.arg("-dyno-stats")) else {
-        return;
-    };
+    let said = tool(&mut bolt)?;
     assert!(said.contains("functions in the binary"), "{said}");
     assert!(!said.contains(" 0 out of"), "{said}");
     // Every function that ran has its profile, and the profile is of this code.
@@ -195,16 +220,11 @@ fn bolt_makes_a_working_program_of_an_exported_profile() {
         .find(|line| line.contains("have invalid (possibly stale) profile"));
     assert_eq!(invalid, None, "{said}");
     // Once before and once after, with the change in percent.
-    let taken = said
+    let fewer = said
         .lines()
         .filter_map(|line| line.split_once(": taken branches (-")?.1.split_once('%'))
-        .find_map(|(percent, _)| percent.parse::<f64>().ok());
-    assert!(
-        taken.is_some_and(|fewer| fewer > 20.0),
-        "the layout got little better: {said}"
-    );
-    let output = Command::new(&optimized).output().expect("runs");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+        .find_map(|(percent, _)| percent.parse().ok());
+    Some((optimized, fewer.unwrap_or_else(|| panic!("{said}"))))
 }
 
 #[test]
@@ -345,7 +365,7 @@ fn usual_values_and_callers_are_seen_in_both_tiers() {
     assert!(part(&counted, "trip_count", &[39, 40]) > 0.9, "{counted}");
     let pairs = counted["pairs"].as_array().expect("pairs").iter();
     let most = pairs.filter_map(|pair| pair["count"].as_u64()).max();
-    assert_eq!(most, Some(500), "{counted}");
+    assert!(most.is_some_and(|most| most >= 499), "{most:?} {counted}");
 
     // In generated code short bursts see them.
     let mut command = temper();
@@ -589,9 +609,9 @@ fn an_earlier_lua_s_profile_serves_the_next_release() {
     let mut built = Vec::new();
     for (name, sources) in ["before", "after"].iter().zip(&sources) {
         let program = bench.path(name);
-        let script = "exec gcc -O2 -I\"$1\" -o \"$2\" \"$3\" \"$1\"/*.c -lm";
+        let recipe = "exec gcc -O2 -I\"$1\" -o \"$2\" \"$3\" \"$1\"/*.c -lm";
         let mut gcc = Command::new("sh");
-        gcc.args(["-c", script, "sh"]).arg(sources).arg(&program);
+        gcc.args(["-c", recipe, "sh"]).arg(sources).arg(&program);
         if tool(gcc.arg(bench.path("main.c"))).is_none() {
             return;
         }
