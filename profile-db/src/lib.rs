@@ -90,7 +90,7 @@
 //! A module that is saved for the first time takes over what an earlier build at the same
 //! path (else of the same name) left, as far as its code is still there: [`take_over`] says
 //! how. It happens in that save, so it costs a start nothing, and a long run nothing but
-//! once: about 70 ms for a megabyte of code. The next run starts with it.
+//! once: about 70 ms for a megabyte of code.
 
 mod code;
 mod codec;
