@@ -432,3 +432,17 @@ fn too_little_address_space_is_one_line() {
         is_refused(&outcome, 125, "");
     }
 }
+
+#[test]
+fn without_a_home_folder_a_run_warns_once_and_goes_on() {
+    let mut command = temper();
+    // The shell's child runs under Temper too.
+    command.env_clear().args(["run", "--", "/bin/sh", "-c"]);
+    command.arg("/usr/bin/env true && echo done");
+    let outcome = run(command, b"", LIMIT).expect("temper starts");
+    assert_eq!(outcome.end, End::Exit(0), "{outcome:?}");
+    assert_eq!(text(&outcome.stdout), "done\n");
+    let warning = text(&outcome.stderr);
+    assert_eq!(warning.lines().count(), 1, "{warning}");
+    assert!(warning.contains("no home folder"), "{warning}");
+}

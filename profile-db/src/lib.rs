@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `record`, `trial` | what is kept: see [`Counts`] and [`Trials`] |
 //! | `merge` | merging, ageing, bounding |
+//! | `query` | what is known of one place |
 //! | `format`, `codec` | profiles to bytes and back, of this version and earlier ones |
 //! | `store` | the directory: locks, replacing files, pruning |
 //! | `stale` | [taking over](take_over) an earlier build's records, with a [`Code`] |
@@ -52,7 +53,7 @@
 //! |---|---|---|---|
 //! | 1 | module: [`ModuleRecord`], then [`Totals`] | 2 | always |
 //! | 2 | decisions: list of [`Decision`] | 1 | at the start of a run, alone |
-//! | 3 | counts: [`Counts`] | 2 | to merge and to show |
+//! | 3 | counts: [`Counts`] | 2 | to merge, to show, to form superblocks |
 //! | 4 | trials: [`Trials`] | 1 | at the start of a run, alone |
 //! | 5 | kept free for translated code | | |
 //!
@@ -89,7 +90,7 @@
 //! A module that is saved for the first time takes over what an earlier build at the same
 //! path (else of the same name) left, as far as its code is still there: [`take_over`] says
 //! how. It happens in that save, so it costs a start nothing, and a long run nothing but
-//! once: about 70 ms for a megabyte of code. The next run starts with it.
+//! once: about 70 ms for a megabyte of code.
 
 mod code;
 mod codec;
@@ -100,6 +101,7 @@ mod hash;
 mod merge;
 #[cfg(test)]
 mod properties;
+mod query;
 mod record;
 #[cfg(test)]
 mod sample;

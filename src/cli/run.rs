@@ -32,6 +32,12 @@ pub fn start((target, options): (Target, RunOptions)) -> Result<i32, Failure> {
         create(path)?;
     }
     check_host()?;
+    if matches!(options.profile, ProfileStore::Homeless) {
+        eprintln!(
+            "temper: warning: there is no home folder to keep profiles in; --profile-dir DIR \
+             names one, --no-profile does without"
+        );
+    }
     let executable = Executable::open(&target.program).map_err(not_loaded)?;
     let console = match (&options.profile, options.stats) {
         (ProfileStore::Dir(_), _) | (_, true) => console::keep(),

@@ -381,6 +381,18 @@ impl<E: GuestEnv> Engine<E> {
             return self.single(thread, env);
         }
         profile.enter(id);
+        let watching = thread.burst > 0 || !tier1;
+        if watching && profile.wants_watching(id) {
+            let scratch = &mut self.code.scratch;
+            // What can't be decoded now will be met again below.
+            if fresh
+                || (self.code.decoder)
+                    .block_into(env.memory(), pc, MAX_BLOCK_INSTRUCTIONS, scratch)
+                    .is_ok()
+            {
+                profile.choose_watched(id, scratch);
+            }
+        }
         // Code that will be translated the next time isn't worth keeping.
         let keep = !tier1 || untranslatable || thread.burst > 0 || self.settings.promote_after > 1;
         let predecoded = match self.code.predecoded.get(id) {
@@ -415,7 +427,13 @@ impl<E: GuestEnv> Engine<E> {
             &mut self.stubs,
         )
         .interruptible(&thread.ctx.pending);
-        let result = predecoded.run(&mut machine);
+        let watched = watching.then(|| self.code.profile.watch(id)).flatten();
+        let result = match watched {
+            Some(mut watched) => predecoded.run_watched(&mut machine, |ip, cpu, memory| {
+                watched.before(ip, cpu, memory);
+            }),
+            None => predecoded.run(&mut machine),
+        };
         if let Some(started) = started {
             self.stats.interpreter.seconds += started.elapsed().as_secs_f64();
         }

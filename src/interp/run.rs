@@ -2,7 +2,7 @@
 
 use crate::addr::GuestAddr;
 use crate::decode::{Block, BlockEnd, Decoder};
-use crate::guest::{GuestMemory, GuestTrap, flags};
+use crate::guest::{CpuState, GuestMemory, GuestTrap, flags};
 use crate::native::StubCache;
 
 use super::alignment::AlignmentChecked;
@@ -107,6 +107,28 @@ impl<M: GuestMemory> PredecodedBlock<M> {
             return self.run_first(machine);
         }
         for op in &self.ops {
+            if (op.run)(op, machine).is_err() {
+                return stopped(op, machine);
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`run`](Self::run), and calls `before` before each instruction, with its address.
+    ///
+    /// # Errors
+    /// As `run`.
+    pub fn run_watched(
+        &self,
+        machine: &mut Machine<'_, M>,
+        mut before: impl FnMut(u64, &CpuState, &mut M),
+    ) -> Result<(), GuestTrap> {
+        machine.cpu.rip = self.next.0;
+        if machine.cpu.rflags & flags::TF != 0 {
+            return self.run_first(machine);
+        }
+        for op in &self.ops {
+            before(op.ip, machine.cpu, machine.memory);
             if (op.run)(op, machine).is_err() {
                 return stopped(op, machine);
             }

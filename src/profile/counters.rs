@@ -6,19 +6,24 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use profile_db::{Bias, Counts, Error, Store, Tier, content_hash};
+use profile_db::{Bias, Counts, Error, ModuleProfile, Store, Tier, Trials, content_hash};
 
 use super::identity::Identity;
 use super::index::BlockIndex;
 use super::known::{KnownBlocks, KnownHot};
 use super::live::{BlockId, EndKind, LiveBlock, LiveBlocks, NO_SITE};
 use super::modules::{ModuleIndex, ModuleMap};
+use super::nesting::{Calls, Loops};
 use super::paths::{PathKey, PathRecorder};
 use super::save::Saved;
 use super::site::Site;
 use super::timed::TimedSaves;
+use super::values::{Watched, Watching};
 use crate::addr::GuestAddr;
 use crate::decode::Block;
+
+/// Executions in the interpreter from which on it is worth watching a block's values.
+const WATCHED_AFTER: u16 = 16;
 
 /// Which way a conditional branch went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +47,8 @@ pub(super) struct Retired {
     pub fresh: Counts,
     /// Folded, so that code which is invalidated again and again doesn't pile up.
     pub settled: Counts,
+    /// What superblocks came to.
+    pub trials: Trials,
 }
 
 /// What the profile did.
@@ -64,12 +71,21 @@ pub struct Profile {
     pub(super) store: Option<Store>,
     /// By module; `None` until the module is asked about.
     pub(super) known: Vec<Option<KnownBlocks>>,
+    /// By module: all that earlier runs knew, once it is asked for.
+    pub(super) past: Vec<Option<Box<ModuleProfile>>>,
     pub(super) retired: Vec<Retired>,
     /// By module: what saves of this run did.
     pub(super) saved: Vec<Saved>,
     pub(super) timed: Option<TimedSaves>,
     pub(super) stats: ProfileStats,
     pub(super) paths: PathRecorder,
+    pub(super) calls: Calls,
+    pub(super) loops: Loops,
+    pub(super) watched: Watched,
+    /// The last transfer went backward.
+    came_back: bool,
+    /// Numbers the times, from 1, during which control stayed in counted blocks.
+    stretch: u32,
     pub(super) index: BlockIndex,
     pub(super) blocks: LiveBlocks,
     free: Vec<BlockId>,
@@ -88,11 +104,17 @@ impl Profile {
             modules: ModuleMap::new(),
             store,
             known: Vec::new(),
+            past: Vec::new(),
             retired: Vec::new(),
             saved: Vec::new(),
             timed: None,
             stats: ProfileStats::default(),
             paths: PathRecorder::new(),
+            calls: Calls::new(),
+            loops: Loops::new(),
+            watched: Watched::default(),
+            came_back: false,
+            stretch: 1,
             index: BlockIndex::new(),
             blocks: LiveBlocks::default(),
             free: Vec::new(),
@@ -137,6 +159,7 @@ impl Profile {
         let module = self.modules.add_mapping(range, path, file_offset, identity);
         let modules = self.modules.modules().len();
         self.known.resize_with(modules, || None);
+        self.past.resize_with(modules, || None);
         self.retired.resize_with(modules, Retired::default);
         self.saved.resize(modules, Saved::Nothing);
         module
@@ -251,6 +274,39 @@ impl Profile {
             .paths
             .enter(block.start, block.is_head(), block.path_step());
         block.mark_head(becomes_head);
+        let came_back = std::mem::take(&mut self.came_back);
+        block.mark_loop(came_back);
+        if block.is_loop() {
+            self.loops.arrive(block.start, came_back, self.stretch);
+        }
+        if matches!(block.end, EndKind::Call | EndKind::IndirectCall) {
+            self.calls.call(block.start, block.after());
+        } else if block.end == EndKind::Jump {
+            self.came_back = block.is_backward();
+        }
+    }
+
+    /// Whether [`Profile::choose_watched`] is worth a call: the block is hot, and it wasn't
+    /// decided yet what to watch in it.
+    #[inline]
+    pub fn wants_watching(&self, id: BlockId) -> bool {
+        let block = &self.blocks[id];
+        !block.is_chosen() && block.visits >= WATCHED_AFTER
+    }
+
+    /// Decides which of a block's instructions to watch: divisions and memory accesses.
+    pub fn choose_watched(&mut self, id: BlockId, block: &Block) {
+        let watched = self.watched.choose(id, block);
+        self.blocks[id].mark_chosen(watched);
+    }
+
+    /// The instructions to watch in a block that is about to run, if there are any.
+    #[inline]
+    pub fn watch(&mut self, id: BlockId) -> Option<Watching<'_>> {
+        if !self.blocks[id].is_watched() {
+            return None;
+        }
+        self.watched.watch(id, self.stretch)
     }
 
     /// How often a block was executed in the interpreter; saturates.
@@ -276,13 +332,6 @@ impl Profile {
         self.blocks[id].mark_untranslatable();
     }
 
-    /// A block was executed `times` times outside the interpreter, where a counter of
-    /// generated code says so. Says nothing of paths.
-    pub fn add_executions(&mut self, id: BlockId, times: u32) {
-        let block = &mut self.blocks[id];
-        block.entered = block.entered.saturating_add(times);
-    }
-
     /// The conditional branch that ends a block was executed. Other blocks' edges follow
     /// from their executions, so for them this is neither needed nor counted.
     #[inline]
@@ -295,8 +344,10 @@ impl Profile {
             Outcome::Taken => block.count_taken(),
             Outcome::Next => block.next = block.next.saturating_add(1),
         }
-        let backward = block.target() <= block.start;
-        self.paths.outcome(outcome == Outcome::Taken, backward);
+        let backward = block.is_backward();
+        let taken = outcome == Outcome::Taken;
+        self.came_back = taken && backward;
+        self.paths.outcome(taken, backward);
     }
 
     /// The indirect jump, indirect call or return that ends a block went to `target`.
@@ -318,13 +369,19 @@ impl Profile {
             block.set_site(site);
         }
         self.sites[site as usize].count(target);
+        if block.end == EndKind::Return {
+            self.calls.returned(block.start, target);
+        }
     }
 
     /// Control leaves the counted blocks (into translated code, by a signal, by a fault):
-    /// the path in progress is dropped.
+    /// the path in progress is dropped, with the loops and calls that were under way.
     #[inline]
     pub fn interrupt_path(&mut self) {
         self.paths.interrupt();
+        self.calls.interrupt();
+        self.came_back = false;
+        self.stretch = self.stretch.wrapping_add(1).max(1);
     }
 
     /// A block has reached a tier: the next run may start there.
@@ -377,7 +434,7 @@ impl Profile {
         let site = self.blocks[id].site() as usize;
         self.sites
             .get(site)
-            .map_or((&[], 0), |site| (&site.targets, site.overflow))
+            .map_or((&[], 0), |site| (&site.values, site.overflow))
     }
 
     /// All paths with their counts, in no order.
@@ -403,6 +460,10 @@ impl Profile {
     }
 
     fn retire(&mut self, id: BlockId) {
+        if self.blocks[id].is_watched() {
+            let seen = self.watched.forget(id);
+            self.retire_values(seen);
+        }
         self.index.remove(self.blocks[id].start);
         let place = self.modules.locate(self.blocks[id].start);
         self.drain(id, place);
@@ -482,7 +543,7 @@ impl Profile {
                 continue;
             };
             let gone: Vec<_> = site
-                .targets
+                .values
                 .extract_if(.., |(target, _)| range.contains(target))
                 .collect();
             if gone.is_empty() {
@@ -495,15 +556,14 @@ impl Profile {
                     taken: 0,
                     next: 0,
                     site: Some(Site {
-                        targets: gone,
+                        values: gone,
                         overflow: 0,
                     }),
                 };
                 self.retired[module.index()].add_block(&self.modules, module, offset, counts);
             }
         }
-        let paths = self.paths.take(|head| range.contains(&head));
-        self.retire_paths(paths);
+        self.retire_places(|_, place| range.contains(&place));
     }
 
     /// Forgets all that was counted, as the child of a fork does: the parent saves it.
@@ -513,6 +573,9 @@ impl Profile {
         }
         self.sites.fill_with(Site::default);
         self.paths.clear();
+        self.calls.pairs.clear();
+        self.loops.take(|_| true);
+        self.watched.take(|_| true);
         self.retired.fill_with(Retired::default);
         self.saved.fill(Saved::Nothing);
         self.restart_timed_saves();

@@ -64,6 +64,9 @@ pub(super) struct LiveBlock {
 const HEAD: u8 = 1;
 const KNOWN: u8 = 2;
 const UNTRANSLATABLE: u8 = 4;
+const LOOP: u8 = 8;
+const CHOSEN: u8 = 16;
+const WATCHED: u8 = 32;
 
 impl LiveBlock {
     pub fn new(block: &Block, hash: u64) -> LiveBlock {
@@ -156,9 +159,15 @@ impl LiveBlock {
         (entered, taken, std::mem::take(&mut self.next))
     }
 
+    /// Its direct transfer, if it has one, leads to its own start or before.
+    #[inline]
+    pub fn is_backward(&self) -> bool {
+        self.to < 0 && self.target() <= self.start
+    }
+
     #[inline]
     pub fn path_step(&self) -> PathStep {
-        let backward = self.to < 0 && self.target() <= self.start;
+        let backward = self.is_backward();
         match self.end {
             EndKind::Branch => PathStep::Branch { backward },
             EndKind::Jump if backward => PathStep::EndsBeforeHead,
@@ -185,6 +194,34 @@ impl LiveBlock {
     #[inline]
     pub fn mark_head(&mut self, set: bool) {
         self.mark(HEAD, set);
+    }
+
+    /// A loop's head: a backward jump or branch led to it in this run.
+    #[inline]
+    pub fn is_loop(&self) -> bool {
+        self.marks & LOOP != 0
+    }
+
+    #[inline]
+    pub fn mark_loop(&mut self, set: bool) {
+        self.mark(LOOP, set);
+    }
+
+    /// It was decided what to watch in it.
+    #[inline]
+    pub fn is_chosen(&self) -> bool {
+        self.marks & CHOSEN != 0
+    }
+
+    /// Instructions in it are watched.
+    #[inline]
+    pub fn is_watched(&self) -> bool {
+        self.marks & WATCHED != 0
+    }
+
+    pub fn mark_chosen(&mut self, watched: bool) {
+        self.mark(CHOSEN, true);
+        self.mark(WATCHED, watched);
     }
 
     /// Earlier runs knew it as hot.

@@ -130,6 +130,20 @@ impl ModuleMap {
     }
 
     /// The identity of a module.
+    /// Where an offset in a module's file is mapped, if it is.
+    pub fn address(&self, module: ModuleIndex, offset: u64) -> Option<GuestAddr> {
+        self.mappings.iter().find_map(|mapping| {
+            let within = offset.checked_sub(mapping.offset)?;
+            let is_there = mapping.module == module && within < mapping.end.0 - mapping.start.0;
+            is_there.then(|| GuestAddr(mapping.start.0 + within))
+        })
+    }
+
+    /// The module of this run with that identity.
+    pub fn find(&self, id: &ModuleId) -> Option<ModuleIndex> {
+        self.by_id.get(id).copied()
+    }
+
     pub fn id(&self, module: ModuleIndex) -> &ModuleId {
         &self.modules[module.index()].identity.id
     }

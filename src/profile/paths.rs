@@ -4,15 +4,13 @@
 //! head (a return, a full path) the next path starts wherever the program goes on, so every
 //! branch belongs to one path.
 
-use hashbrown::HashMap;
-
+use super::tally::Tally;
 use crate::addr::GuestAddr;
 
 /// The most outcomes that a path collects.
 pub const MAX_OUTCOMES: u8 = 16;
 
-/// The most paths that are told apart. When there are more, all counts are halved and what
-/// falls to zero goes: hot paths stay, and a phase that ended fades.
+/// The most paths that are told apart.
 const MAX_PATHS: usize = 1 << 14;
 
 /// Must be a power of two.
@@ -68,12 +66,15 @@ pub(super) struct PathRecorder {
     /// Recently completed paths and what isn't in `counts` yet of theirs, direct-mapped: hot
     /// loops stay in the nearest cache.
     recent: Box<[(PathKey, u32); RECENT]>,
-    counts: HashMap<PathKey, u32>,
-    limit: usize,
+    counts: Tally<PathKey>,
 }
 
 impl PathRecorder {
     pub fn new() -> PathRecorder {
+        PathRecorder::bounded(MAX_PATHS)
+    }
+
+    fn bounded(limit: usize) -> PathRecorder {
         let none = PathKey {
             head: GuestAddr(0),
             outcomes: 0,
@@ -83,8 +84,7 @@ impl PathRecorder {
             state: State::Between,
             current: none,
             recent: Box::new([(none, 0); RECENT]),
-            counts: HashMap::new(),
-            limit: MAX_PATHS,
+            counts: Tally::new(limit),
         }
     }
 
@@ -172,16 +172,8 @@ impl PathRecorder {
     }
 
     fn settle(&mut self, (key, fresh): (PathKey, u32)) {
-        if fresh == 0 {
-            return;
-        }
-        let count = self.counts.entry(key).or_insert(0);
-        *count = count.saturating_add(fresh);
-        while self.counts.len() > self.limit {
-            self.counts.retain(|_, count| {
-                *count /= 2;
-                *count > 0
-            });
+        if fresh > 0 {
+            self.counts.add(key, fresh);
         }
     }
 
@@ -196,13 +188,13 @@ impl PathRecorder {
     /// All paths and their counts.
     pub fn iter(&mut self) -> impl Iterator<Item = (PathKey, u32)> + '_ {
         self.settle_all();
-        self.counts.iter().map(|(&key, &count)| (key, count))
+        self.counts.iter()
     }
 
     /// Takes out the paths whose heads `choose` says.
     pub fn take(&mut self, choose: impl Fn(GuestAddr) -> bool) -> Vec<(PathKey, u32)> {
         self.settle_all();
-        self.counts.extract_if(|key, _| choose(key.head)).collect()
+        self.counts.take(|key| choose(key.head))
     }
 
     pub fn clear(&mut self) {
@@ -298,8 +290,7 @@ mod tests {
 
     #[test]
     fn too_many_paths_fade_and_hot_ones_stay() {
-        let mut recorder = PathRecorder::new();
-        recorder.limit = 64;
+        let mut recorder = PathRecorder::bounded(64);
         for at in 0..10_000u64 {
             for head in [0x1_0000, at] {
                 enter(&mut recorder, head, false, BRANCH);

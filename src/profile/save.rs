@@ -11,14 +11,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use profile_db::{
     BlockRecord, Durability, EdgeKind, EdgeRecord, Error, Likeness, ModuleId, ModuleProfile,
-    ModuleRecord, PathRecord, RunProfile, Store, Target, Tier, Trials,
+    ModuleRecord, Observed, PairRecord, PathRecord, RunProfile, Store, Target, Tier, ValueKind,
+    ValueRecord,
 };
 
 use super::code::ModuleCode;
 use super::counters::{BlockCounts, Profile, Retired};
 use super::live::EndKind;
 use super::modules::{ModuleIndex, ModuleMap};
-use super::paths::PathKey;
+use super::values::Values;
 use crate::addr::GuestAddr;
 
 /// A run that counted this many executions in a module is worth saving whatever is known:
@@ -60,6 +61,7 @@ pub(super) struct SaveBatch {
 }
 
 struct ModulePart {
+    index: ModuleIndex,
     module: ModuleRecord,
     spared: Vec<u64>,
     retired: Retired,
@@ -73,6 +75,8 @@ pub struct SaveReport {
     pub skipped: u64,
     pub records: u64,
     pub bytes: u64,
+    /// Modules whose profile started with an earlier build's records.
+    pub(super) took_over: Vec<ModuleIndex>,
     /// What went wrong; the run is unharmed.
     pub errors: Vec<Error>,
 }
@@ -124,14 +128,7 @@ impl Retired {
                 });
             }
         };
-        let to = |addr: GuestAddr| match map.locate(addr) {
-            Some((there, offset)) if there == module => Target::Here(offset),
-            Some((there, offset)) => Target::There {
-                module: there.0,
-                offset,
-            },
-            None => Target::Elsewhere,
-        };
+        let to = |addr: GuestAddr| target(map, module, addr);
         let indirect = match block.end {
             EndKind::Branch => {
                 edge(EdgeKind::Taken, to(block.target()), counts.taken);
@@ -150,7 +147,7 @@ impl Retired {
             EndKind::Return => EdgeKind::Return,
         };
         if let Some(site) = counts.site {
-            for (target, count) in site.targets {
+            for (target, count) in site.values {
                 edge(indirect, to(target), count);
             }
             edge(indirect, Target::Elsewhere, site.overflow);
@@ -169,6 +166,18 @@ impl Retired {
         fresh.others = names.to_vec();
         fresh.normalize();
         self.settled.merge(fresh);
+    }
+}
+
+/// How the records of `module` name an address.
+fn target(map: &ModuleMap, module: ModuleIndex, addr: GuestAddr) -> Target {
+    match map.locate(addr) {
+        Some((there, offset)) if there == module => Target::Here(offset),
+        Some((there, offset)) => Target::There {
+            module: there.0,
+            offset,
+        },
+        None => Target::Elsewhere,
     }
 }
 
@@ -196,7 +205,7 @@ impl SaveBatch {
                 profile: ModuleProfile {
                     module: part.module,
                     counts: part.retired.settled,
-                    trials: Trials::default(),
+                    trials: part.retired.trials,
                 },
                 spared: part.spared,
             };
@@ -204,6 +213,7 @@ impl SaveBatch {
                 Ok(written) => {
                     if let Some(ancestor) = &written.ancestor {
                         tracing::debug!(?path, %ancestor, "took over");
+                        report.took_over.push(part.index);
                     }
                     report.modules += 1;
                     report.records += written.records as u64;
@@ -233,7 +243,14 @@ fn stops_saving(error: &Error) -> bool {
 }
 
 impl Profile {
-    pub(super) fn retire_paths(&mut self, paths: Vec<(PathKey, u32)>) {
+    /// Moves what is counted by address into the records of modules, where `choose` says so of
+    /// an address that is concerned.
+    pub(super) fn retire_places(&mut self, choose: impl Fn(&ModuleMap, GuestAddr) -> bool) {
+        let choose = |place| choose(&self.modules, place);
+        let paths = self.paths.take(choose);
+        let pairs = self.calls.pairs.take(|p| choose(p.call) || choose(p.from));
+        let loops = self.loops.take(choose);
+        let seen = self.watched.take(choose);
         for (key, count) in paths {
             if let Some((module, head)) = self.modules.locate(key.head) {
                 self.retired[module.index()].fresh.paths.push(PathRecord {
@@ -243,6 +260,44 @@ impl Profile {
                     count: count.into(),
                 });
             }
+        }
+        for (pair, count) in pairs {
+            if let Some((module, call)) = self.modules.locate(pair.call) {
+                self.retired[module.index()].fresh.pairs.push(PairRecord {
+                    call,
+                    from: target(&self.modules, module, pair.from),
+                    count: count.into(),
+                });
+            }
+        }
+        for (head, trips) in loops {
+            let values = trips.values.into_iter();
+            let values = Values {
+                values: values.map(|(times, count)| (times.into(), count)).collect(),
+                overflow: trips.overflow,
+            };
+            self.retire_values(vec![(head, ValueKind::TripCount, values)]);
+        }
+        self.retire_values(seen);
+    }
+
+    pub(super) fn retire_values(&mut self, seen: Vec<(GuestAddr, ValueKind, Values)>) {
+        for (place, kind, values) in seen {
+            let Some((module, at)) = self.modules.locate(place) else {
+                continue;
+            };
+            let usual = values.values.into_iter();
+            let usual = usual.map(|(value, count)| (Observed::Is(value), count));
+            let records = usual
+                .chain([(Observed::Other, values.overflow)])
+                .filter(|&(_, count)| count > 0)
+                .map(|(value, count)| ValueRecord {
+                    at,
+                    kind,
+                    value,
+                    count: count.into(),
+                });
+            self.retired[module.index()].fresh.values.extend(records);
         }
     }
 
@@ -267,6 +322,11 @@ impl Profile {
         self.stats.modules_saved += report.modules;
         self.stats.records_saved += report.records;
         self.stats.bytes_saved += report.bytes;
+        for module in &report.took_over {
+            // Nothing was on record so far; what is there now knows code that the rest of the
+            // run may come to.
+            self.known[module.index()] = None;
+        }
     }
 
     /// Takes out what is worth saving; `None` without a store.
@@ -277,16 +337,15 @@ impl Profile {
             .map(|index| {
                 let module = ModuleIndex(index as u32);
                 occasion == Occasion::End && self.saved[index] == Saved::Part
+                    || !self.retired[index].trials.is_empty()
                     || self.is_worth_saving(module, learned[index])
             })
             .collect();
         self.drain_modules(|module| worth[module.index()]);
-        let modules = &self.modules;
-        let paths = self.paths.take(|head| {
-            let place = modules.locate(head);
-            place.is_some_and(|(module, _)| worth[module.index()])
+        self.retire_places(|modules, place| {
+            let found = modules.locate(place);
+            found.is_some_and(|(module, _)| worth[module.index()])
         });
-        self.retire_paths(paths);
         let mut batch = SaveBatch {
             store,
             parts: Vec::new(),
@@ -364,6 +423,7 @@ impl Profile {
         };
         let about = &self.modules.modules()[module.index()];
         ModulePart {
+            index: module,
             module: ModuleRecord {
                 id: about.identity.id.clone(),
                 path: about.path.as_os_str().as_bytes().to_vec(),

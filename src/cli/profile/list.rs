@@ -131,12 +131,10 @@ fn text(listed: &[Listed]) -> String {
         ("Module", Align::Left),
         ("Runs", Align::Right),
         ("Blocks", Align::Right),
-        ("Edges", Align::Right),
-        ("Paths", Align::Right),
         ("Executions", Align::Right),
         ("Size", Align::Right),
-        ("Last seen", Align::Left),
-        ("Identity", Align::Left),
+        ("Last seen", Align::Right),
+        ("Identity", Align::Right),
     ]);
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -147,13 +145,11 @@ fn text(listed: &[Listed]) -> String {
             name(module.file_name()),
             module.runs.to_string(),
             short(module.blocks),
-            short(module.edges),
-            short(module.paths),
             short(module.executions),
             short(module.profile_bytes),
             ago(now.saturating_sub(module.last_seen)),
             // Enough to tell them apart, and `show` takes it.
-            identity.chars().take(12).collect(),
+            identity.chars().take(8).collect(),
         ]);
     }
     table.text()

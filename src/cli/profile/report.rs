@@ -5,7 +5,8 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use profile_db::{
-    BlockRecord, EdgeKind, EdgeRecord, ModuleId, ModuleProfile, PathRecord, Summary, Target, Tier,
+    BlockRecord, EdgeKind, EdgeRecord, ModuleId, ModuleProfile, Observed, PathRecord, Summary,
+    Target, Tier, Trials, ValueKind, ValueRecord, Variant, Verdict,
 };
 use serde::Serialize;
 
@@ -90,6 +91,31 @@ pub(super) struct PathRow {
     pub code: Vec<ListedInstruction>,
 }
 
+#[derive(Serialize)]
+pub(super) struct ValueRow {
+    pub place: String,
+    pub address: u64,
+    pub kind: &'static str,
+    /// None: all that weren't told apart.
+    pub value: Option<i64>,
+    pub count: u64,
+    /// All values of the same instruction or loop.
+    pub total: u64,
+}
+
+#[derive(Serialize)]
+pub(super) struct TrialRow {
+    pub head: String,
+    pub head_address: u64,
+    pub variant: &'static str,
+    pub verdict: &'static str,
+    /// In thousandths of the time of translation blocks.
+    pub gain: i32,
+    pub slices: u32,
+    pub cpu: String,
+    pub temper: String,
+}
+
 /// See the module documentation.
 #[derive(Serialize)]
 pub(super) struct Report {
@@ -112,6 +138,8 @@ pub(super) struct Report {
     pub hot_edges: Top<EdgeRow>,
     pub hot_paths: Top<PathRow>,
     pub indirect_targets: Top<EdgeRow>,
+    pub values: Top<ValueRow>,
+    pub trials: Top<TrialRow>,
 }
 
 /// A module that edges lead to; its file is read when a name is needed.
@@ -208,6 +236,8 @@ impl Report {
             hot_edges: edges(&direct, &places, filter),
             hot_paths: paths(&counts.paths, &places, filter),
             indirect_targets: edges(&indirect, &places, filter),
+            values: values(&counts.values, &places, filter),
+            trials: trials(&profile.trials, &places, filter),
         }
     }
 }
@@ -356,4 +386,69 @@ fn paths(paths: &[PathRecord], places: &Places, filter: &Filter) -> Top<PathRow>
         })
         .collect();
     Top { shown, all }
+}
+
+fn values(values: &[ValueRecord], places: &Places, filter: &Filter) -> Top<ValueRow> {
+    let mut hot: Vec<(&ValueRecord, u64)> = Vec::new();
+    for siblings in values.chunk_by(|a, b| (a.at, a.kind) == (b.at, b.kind)) {
+        if !places.wanted(siblings[0].at, filter) {
+            continue;
+        }
+        let total = siblings
+            .iter()
+            .fold(0u64, |sum, value| sum.saturating_add(value.count));
+        hot.extend(siblings.iter().map(|value| (value, total)));
+    }
+    hot.sort_by_key(|(value, _)| Reverse(value.count));
+    let Top { shown, all } = Top::of(hot, filter.top);
+    let shown = shown
+        .into_iter()
+        .map(|(value, total)| ValueRow {
+            place: places.name(value.at),
+            address: places.image.address(value.at),
+            kind: match value.kind {
+                ValueKind::Divisor => "divisor",
+                ValueKind::TripCount => "trip count",
+                ValueKind::Stride => "stride",
+            },
+            value: match value.value {
+                Observed::Is(value) => Some(value as i64),
+                Observed::Other => None,
+            },
+            count: value.count,
+            total,
+        })
+        .collect();
+    Top { shown, all }
+}
+
+fn trials(trials: &Trials, places: &Places, filter: &Filter) -> Top<TrialRow> {
+    let mut rows: Vec<TrialRow> = trials
+        .trials
+        .iter()
+        .filter(|trial| places.wanted(trial.head, filter))
+        .map(|trial| {
+            let machine = &trials.machines[trial.machine as usize];
+            let [major, minor, patch] = machine.temper;
+            TrialRow {
+                head: places.name(trial.head),
+                head_address: places.image.address(trial.head),
+                variant: match trial.variant {
+                    Variant::Relaid => "relaid",
+                    Variant::Lifted => "lifted",
+                },
+                verdict: match trial.verdict {
+                    Verdict::Undecided => "undecided",
+                    Verdict::Rejected => "rejected",
+                    Verdict::Kept => "kept",
+                },
+                gain: trial.gain,
+                slices: trial.slices,
+                cpu: machine.cpu.clone(),
+                temper: format!("{major}.{minor}.{patch}"),
+            }
+        })
+        .collect();
+    rows.sort_by_key(|row| Reverse(row.gain));
+    Top::of(rows, filter.top)
 }

@@ -1,5 +1,5 @@
-//! `temper profile show`: a module's functions by weight, and its hottest blocks, edges,
-//! paths (with their code) and indirect branches.
+//! `temper profile show`: a module's functions by weight, its hottest blocks, edges, paths
+//! (with their code) and indirect branches, usual values, and superblocks' trials.
 
 use std::io::Write;
 
@@ -206,6 +206,48 @@ fn text(report: &Report) -> String {
         ]);
     }
     section("Indirect targets", table, list.shown.len(), list.all);
+
+    let list = &report.values;
+    let mut table = TextTable::new(&[
+        ("Count", Right),
+        ("Of place", Right),
+        ("Kind", Left),
+        ("Value", Right),
+        ("Place", Left),
+    ]);
+    for value in &list.shown {
+        table.row([
+            short(value.count),
+            percent(value.count, value.total),
+            value.kind.into(),
+            value
+                .value
+                .map_or("other".into(), |value| value.to_string()),
+            name(&value.place),
+        ]);
+    }
+    section("Values", table, list.shown.len(), list.all);
+
+    let list = &report.trials;
+    let mut table = TextTable::new(&[
+        ("Gain", Right),
+        ("Verdict", Left),
+        ("Slices", Right),
+        ("Variant", Left),
+        ("Head", Left),
+        ("On", Left),
+    ]);
+    for trial in &list.shown {
+        table.row([
+            format!("{:+.1}%", f64::from(trial.gain) / 10.0),
+            trial.verdict.into(),
+            trial.slices.to_string(),
+            trial.variant.into(),
+            name(&trial.head),
+            clean(&format!("{}, Temper {}", trial.cpu, trial.temper)),
+        ]);
+    }
+    section("Superblock trials", table, list.shown.len(), list.all);
     for path in report.hot_paths.shown.iter().filter(|p| !p.code.is_empty()) {
         text.push_str(&listing(path));
     }
@@ -215,10 +257,11 @@ fn text(report: &Report) -> String {
 /// The code of a path, with what its branches do and where it comes from.
 fn listing(path: &PathRow) -> String {
     let mut text = format!(
-        "\nCode of path {} from {}, {} times\n",
+        "\nCode of path {} from {}, {} time{}\n",
         path.outcomes,
         name(&path.head),
-        short(path.count)
+        short(path.count),
+        if path.count == 1 { "" } else { "s" }
     );
     for instruction in &path.code {
         let taken = match instruction.taken {

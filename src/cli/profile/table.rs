@@ -1,9 +1,11 @@
 //! Tables that fit the terminal, and numbers and names as people read them.
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Row, Table, presets};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 /// Names are cut beyond this, so that one C++ template doesn't fill the screen.
 const MAX_NAME: usize = 60;
+/// And not below this, however narrow the screen.
+const LEAST_NAME: usize = 8;
 
 /// How a column is laid out.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -14,54 +16,90 @@ pub(super) enum Align {
 
 /// A table of text under a line of titles.
 pub(super) struct TextTable {
-    table: Table,
-    columns: Vec<Align>,
+    columns: Vec<(String, Align)>,
+    rows: Vec<Vec<String>>,
 }
 
 impl TextTable {
     pub fn new(columns: &[(&str, Align)]) -> TextTable {
-        let mut table = Table::new();
-        table
-            .load_style(presets::NOTHING)
-            .set_content_arrangement(ContentArrangement::Dynamic);
-        let columns_alone = columns.iter().map(|(_, align)| *align).collect();
-        let mut text_table = TextTable {
-            table,
-            columns: columns_alone,
-        };
-        let titles = columns.iter().map(|(title, _)| title.to_uppercase());
-        let header = text_table.cells(titles);
-        text_table.table.set_header(header);
-        text_table
-    }
-
-    fn cells(&self, texts: impl Iterator<Item = String>) -> Vec<Cell> {
-        texts
-            .zip(&self.columns)
-            .map(|(text, align)| {
-                Cell::new(text).set_alignment(match align {
-                    Align::Left => CellAlignment::Left,
-                    Align::Right => CellAlignment::Right,
-                })
-            })
-            .collect()
+        let columns = columns.iter();
+        TextTable {
+            columns: columns
+                .map(|(title, align)| (title.to_uppercase(), *align))
+                .collect(),
+            rows: Vec::new(),
+        }
     }
 
     pub fn row(&mut self, texts: impl IntoIterator<Item = String>) {
-        let mut row = Row::from(self.cells(texts.into_iter()));
-        row.max_height(1);
-        self.table.add_row(row);
+        self.rows.push(texts.into_iter().collect());
     }
 
-    /// The table's lines, each with its end of line.
+    /// The table's lines, each with its end of line, as wide as the terminal at most.
     pub fn text(&self) -> String {
+        self.fit(Table::new().width().map(usize::from))
+    }
+
+    /// What is too wide is cut in the columns of names; numbers stay whole.
+    fn fit(&self, width: Option<usize>) -> String {
+        let length = |text: &String| text.chars().count();
+        let mut widths: Vec<usize> = (self.columns.iter().enumerate())
+            .map(|(column, (title, _))| {
+                let cells = self.rows.iter().map(|row| length(&row[column]));
+                cells.chain([length(title)]).max().unwrap_or(0)
+            })
+            .collect();
+        let flexible = |column: usize| self.columns[column].1 == Align::Left;
+        // Each column has a space on both sides.
+        while width.is_some_and(|width| widths.iter().map(|w| w + 2).sum::<usize>() > width) {
+            let widest = (0..widths.len())
+                .filter(|&column| flexible(column) && widths[column] > LEAST_NAME)
+                .max_by_key(|&column| widths[column]);
+            match widest {
+                Some(column) => widths[column] -= 1,
+                None => break,
+            }
+        }
+        let cells = |texts: Vec<String>| -> Vec<Cell> {
+            let columns = texts.into_iter().zip(&self.columns).zip(&widths);
+            columns
+                .map(|((text, (_, align)), width)| {
+                    Cell::new(cut(&text, *width)).set_alignment(match align {
+                        Align::Left => CellAlignment::Left,
+                        Align::Right => CellAlignment::Right,
+                    })
+                })
+                .collect()
+        };
+        let mut table = Table::new();
+        table
+            .load_style(presets::NOTHING)
+            .set_content_arrangement(ContentArrangement::Disabled)
+            .set_header(cells(self.columns.iter().map(|c| c.0.clone()).collect()));
+        for row in &self.rows {
+            table.add_row(cells(row.clone()));
+        }
         let mut text = String::new();
-        for line in self.table.lines() {
+        for line in table.lines() {
             text.push_str(line.trim_end());
             text.push('\n');
         }
         text
     }
+}
+
+/// `text` with its middle left out where it is too long: both ends tell names apart,
+/// namespaces at the front, offsets at the back.
+fn cut(text: &str, limit: usize) -> String {
+    let length = text.chars().count();
+    if length <= limit {
+        return text.into();
+    }
+    let tail = limit / 3;
+    let mut cut: String = text.chars().take(limit.saturating_sub(tail + 1)).collect();
+    cut.push('…');
+    cut.extend(text.chars().skip(length - tail));
+    cut
 }
 
 /// A number in at most five characters: `950`, `12.3k`, `4.6M`.
@@ -108,14 +146,7 @@ pub(super) fn clean(text: &str) -> String {
 
 /// A name, cleaned and short enough for a table.
 pub(super) fn name(text: &str) -> String {
-    let length = text.chars().count();
-    if length <= MAX_NAME {
-        return clean(text);
-    }
-    // Both ends tell names apart: namespaces at the front, offsets at the back.
-    let head: String = text.chars().take(MAX_NAME - 21).collect();
-    let tail: String = text.chars().skip(length - 20).collect();
-    clean(&format!("{head}…{tail}"))
+    cut(&clean(text), MAX_NAME)
 }
 
 #[cfg(test)]
@@ -168,5 +199,29 @@ mod tests {
         assert_eq!(lines.len(), 3);
         assert!(lines[0].trim_start().starts_with("NAME"));
         assert!(lines[1].ends_with("    7"));
+    }
+
+    #[test]
+    fn a_table_fits_and_cuts_names_alone() {
+        let mut table = TextTable::new(&[
+            ("Executions", Align::Right),
+            ("From", Align::Left),
+            ("To", Align::Left),
+        ]);
+        let long = format!("{}+0x10", "x".repeat(50));
+        table.row(["1".into(), long.clone(), "short".into()]);
+        table.row(["123".into(), long.clone(), long.clone()]);
+        assert!(table.fit(None).contains(&long));
+        for width in [60, 80, 100] {
+            let text = table.fit(Some(width));
+            let widest = text.lines().map(|line| line.chars().count()).max();
+            assert!(widest <= Some(width), "{width}: {text}");
+            assert!(
+                text.contains("EXECUTIONS") && text.contains("+0x10"),
+                "{text}"
+            );
+        }
+        // No name is cut away entirely.
+        assert!(table.fit(Some(10)).contains("short"));
     }
 }

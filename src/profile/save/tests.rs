@@ -310,6 +310,80 @@ fn a_save_in_between_ages_nothing() {
 }
 
 #[test]
+fn the_rest_of_a_run_uses_what_a_save_in_between_took_over() {
+    let home = Home::new();
+    let hot = branch(0x1010, 0x1040, 0x1020);
+    let mut run = home.run();
+    map(&mut run, 1, 0x1000);
+    assert_eq!(run.known_hot(hot.start, &hot.bytes), None);
+    let mut other = home.run();
+    map(&mut other, 1, 0x1000);
+    count(&mut other, &hot, 70_000);
+    other.save(Durability::Routine);
+    // As if the save had found it in an earlier build's profile.
+    let report = SaveReport {
+        took_over: vec![ModuleIndex(0)],
+        ..SaveReport::default()
+    };
+    assert_eq!(run.known_hot(hot.start, &hot.bytes), None);
+    run.count_saved(&report);
+    assert!(run.known_hot(hot.start, &hot.bytes).is_some());
+}
+
+#[test]
+fn calls_loops_and_values_become_records_of_their_modules() {
+    let home = Home::new();
+    let mut run = home.run();
+    map(&mut run, 1, 0x1000);
+    map(&mut run, 2, 0x9000);
+    let target = GuestAddr(0x9010);
+    let return_to = GuestAddr(0x1015);
+    let call = run.block_id(&block(0x1010, 5, BlockEnd::Call { target, return_to }));
+    let latch = run.block_id(&branch(0x1015, 8, 0x1010));
+    let callee = run.block_id(&block(0x9010, 1, BlockEnd::Return { pop: 0 }));
+    for _ in 0..5000 {
+        for round in 0..4 {
+            run.enter(call);
+            run.enter(callee);
+            run.indirect(callee, return_to);
+            run.enter(latch);
+            run.edge(
+                latch,
+                if round < 3 {
+                    Outcome::Taken
+                } else {
+                    Outcome::Next
+                },
+            );
+        }
+    }
+    run.save(Durability::Routine);
+    let counts = home.counts(1);
+    assert_eq!(counts.others, [identity(2).id]);
+    assert_eq!(
+        counts.pairs,
+        [PairRecord {
+            call: 0x410,
+            from: Target::There {
+                module: 0,
+                offset: 0x410
+            },
+            count: 20_000
+        }]
+    );
+    // The first time round shows that it is a loop, the last one isn't over.
+    assert_eq!(
+        counts.values,
+        [ValueRecord {
+            at: 0x410,
+            kind: ValueKind::TripCount,
+            value: Observed::Is(4),
+            count: 4998
+        }]
+    );
+}
+
+#[test]
 fn what_is_not_due_or_not_worth_it_is_not_saved_in_between() {
     let home = Home::new();
     let mut run = home.run();
