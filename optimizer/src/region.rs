@@ -249,8 +249,8 @@ pub enum Refusal {
     Registers,
     /// iced could not encode an instruction.
     Encoding { at: u64 },
-    /// Nothing would become better.
-    NoGain,
+    /// A check is too far from its way out.
+    Reach,
 }
 
 impl std::fmt::Display for Refusal {
@@ -262,7 +262,7 @@ impl std::fmt::Display for Refusal {
             }
             Refusal::Registers => f.write_str("too few registers are free"),
             Refusal::Encoding { at } => write!(f, "the instruction at {at:#x} doesn't encode"),
-            Refusal::NoGain => f.write_str("nothing to gain"),
+            Refusal::Reach => f.write_str("a check is too far from its way out"),
         }
     }
 }

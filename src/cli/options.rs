@@ -67,6 +67,8 @@ pub struct Developer {
     pub superblocks_forced: bool,
     /// TEMPER_STOP_SUPERBLOCKS_AFTER: make no superblocks after so many.
     pub stop_superblocks_after: Option<u64>,
+    /// TEMPER_REWRITE_SUPERBLOCKS: make superblocks after so many without any rewriting step.
+    pub rewrite_superblocks: Option<u64>,
     /// TEMPER_SUPERBLOCK_STEPS: rewriting steps, a bit each: 1 slots to general registers, 2 to
     /// vector registers, 4 folding.
     pub superblock_steps: Option<u64>,
@@ -272,6 +274,7 @@ impl Developer {
             stop_after: number("TEMPER_STOP_AFTER")?,
             superblocks_forced: number("TEMPER_FORCE_SUPERBLOCKS")?.is_some_and(|value| value != 0),
             stop_superblocks_after: number("TEMPER_STOP_SUPERBLOCKS_AFTER")?,
+            rewrite_superblocks: number("TEMPER_REWRITE_SUPERBLOCKS")?,
             superblock_steps: number("TEMPER_SUPERBLOCK_STEPS")?,
             save_every: number("TEMPER_SAVE_EVERY")?,
         })

@@ -221,6 +221,7 @@ fn engine_settings(options: &RunOptions) -> Settings {
         superblocks: Superblocks {
             forced: options.developer.superblocks_forced,
             stop_after: options.developer.stop_superblocks_after.unwrap_or(u64::MAX),
+            rewrite: options.developer.rewrite_superblocks.unwrap_or(u64::MAX),
             steps: options
                 .developer
                 .superblock_steps

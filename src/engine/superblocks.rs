@@ -35,6 +35,8 @@ pub struct Superblocks {
     pub forced: bool,
     /// Make no more after so many.
     pub stop_after: u64,
+    /// Make those after so many without any rewriting step.
+    pub rewrite: u64,
     pub steps: Steps,
 }
 
@@ -43,6 +45,7 @@ impl Default for Superblocks {
         Superblocks {
             forced: false,
             stop_after: u64::MAX,
+            rewrite: u64::MAX,
             steps: Steps::ALL,
         }
     }
@@ -269,7 +272,11 @@ impl<E: GuestEnv> Engine<E> {
             layout: layout(),
             cell: cell.filter(|_| !settings.forced),
             has_bmi2: std::is_x86_feature_detected!("bmi2"),
-            steps: settings.steps,
+            steps: if self.code.superblocks.outcomes.formed < settings.rewrite {
+                settings.steps
+            } else {
+                Steps::NONE
+            },
         };
         let code = relay(&region).map_err(|refusal| refusal.to_string())?;
         let summary = code.summary;
@@ -297,6 +304,7 @@ impl<E: GuestEnv> Engine<E> {
         let table = &mut self.code.superblocks;
         let outcomes = &mut table.outcomes;
         outcomes.formed += 1;
+        tracing::debug!(target: "temper::superblock", %head, number = outcomes.formed, ?summary, "made");
         outcomes.guest_instructions += u64::from(summary.guest_instructions);
         outcomes.host_instructions += u64::from(summary.host_instructions);
         outcomes.code_bytes += bytes as u64;

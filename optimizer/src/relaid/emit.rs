@@ -29,6 +29,8 @@ pub(super) struct Code64 {
     pub exits: Vec<Exit>,
     pub states: Vec<StatePoint>,
     pub instructions: u32,
+    /// A short jump's way on came too late.
+    has_overflowed: bool,
 }
 
 pub(super) fn gpr(number: u8) -> Register {
@@ -68,6 +70,7 @@ impl Code64 {
             exits: Vec::new(),
             states: Vec::new(),
             instructions: 0,
+            has_overflowed: false,
         }
     }
 
@@ -266,6 +269,11 @@ impl Code64 {
         self.u32(0);
     }
 
+    /// Whether short jumps wait for their way on.
+    pub fn has_islands(&self) -> bool {
+        !self.short_jumps.is_empty()
+    }
+
     /// Whether short jumps need their way on now.
     pub fn has_far_islands(&self) -> bool {
         let islands = 5 * self.short_jumps.len() as u32;
@@ -284,8 +292,9 @@ impl Code64 {
     /// Puts islands here, where control doesn't come by itself.
     pub fn flush_islands(&mut self) {
         for jump in std::mem::take(&mut self.short_jumps) {
-            let here = self.here();
-            self.bytes[jump.at as usize] = (here - jump.at - 1) as u8;
+            let distance = self.here() - jump.at - 1;
+            self.has_overflowed |= distance > i8::MAX as u32;
+            self.bytes[jump.at as usize] = distance as u8;
             self.state(jump.state);
             self.raw(&[0xe9]);
             self.jumps.push((self.here(), jump.to));
@@ -294,12 +303,19 @@ impl Code64 {
     }
 
     /// Resolves all jumps.
-    pub fn resolve(&mut self) {
+    ///
+    /// # Errors
+    /// A short jump doesn't reach.
+    pub fn resolve(&mut self) -> Result<(), Refusal> {
         assert!(self.short_jumps.is_empty(), "islands were flushed");
+        if self.has_overflowed {
+            return Err(Refusal::Reach);
+        }
         for (at, label) in std::mem::take(&mut self.jumps) {
             let to = self.labels[label.0].expect("every label is placed");
             let distance = to.wrapping_sub(at + 4);
             self.bytes[at as usize..at as usize + 4].copy_from_slice(&distance.to_le_bytes());
         }
+        Ok(())
     }
 }

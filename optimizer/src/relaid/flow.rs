@@ -61,7 +61,7 @@ pub(super) fn build(region: &RegionInput, plan: &Plan) -> Result<(OptimizedCode,
         None => None,
     };
     let mut rewriter = flow.rewriter;
-    rewriter.code.resolve();
+    rewriter.code.resolve()?;
     let count = |class| plan.slots.iter().filter(|slot| slot.class == class).count() as u32;
     let summary = Summary {
         guest_instructions: region
@@ -147,7 +147,6 @@ impl Flow<'_> {
             return Ok(borrowed_from);
         }
         // Frames are where they were when the region was formed.
-        rewriter.free_rcx()?;
         let delta = i32::try_from(region.frame_delta).ok();
         let mut instructions = region.blocks.iter().flat_map(|block| &block.instructions);
         let checks_frame = instructions.any(|instruction| {
@@ -165,6 +164,8 @@ impl Flow<'_> {
                 .map_err(|_| Refusal::StackPointer { at })?;
             // rorx then movzx would lose bits; a shift by a register keeps the flags.
             let count = rewriter.temporary()?;
+            rewriter.pinned.push(count);
+            rewriter.free_rcx()?;
             rewriter.note();
             rewriter.code.constant(count, STACK_SHIFT);
             let shift =
@@ -177,6 +178,7 @@ impl Flow<'_> {
             let difference = MemoryOperand::with_base_displ(gpr(RCX), -i64::from(piece));
             rewriter.code.load(Code::Lea_r64_m, gpr(RCX), difference)?;
             self.unless_zero_leave(at);
+            self.rewriter.pinned.clear();
         }
         let rewriter = &mut self.rewriter;
         for (index, slot) in plan.slots.iter().enumerate() {
@@ -314,11 +316,7 @@ impl Flow<'_> {
 
     fn go(&mut self, next: Next, from: BlockIndex) -> Result<(), Refusal> {
         match next {
-            Next::Exit(target) => {
-                self.leave(target, false)?;
-                self.rewriter.code.flush_islands();
-                Ok(())
-            }
+            Next::Exit(target) => self.leave_here(target),
             Next::Block(to) => {
                 self.settle(to)?;
                 self.rewriter.at = self.rewriter.region.blocks[to].start;
@@ -445,10 +443,7 @@ impl Flow<'_> {
                 let label = self.labels[to];
                 self.rewriter.code.jump(label);
             }
-            Next::Exit(target) => {
-                self.leave(target, false)?;
-                self.rewriter.code.flush_islands();
-            }
+            Next::Exit(target) => self.leave_here(target)?,
         }
         Ok(())
     }
@@ -600,6 +595,18 @@ impl Flow<'_> {
             code_at,
             exit_at,
         })
+    }
+
+    /// Leaves in line, unless short jumps wait: what leaves is long.
+    fn leave_here(&mut self, target: u64) -> Result<(), Refusal> {
+        if !self.rewriter.code.has_islands() {
+            return self.leave(target, false);
+        }
+        let label = self.way(Next::Exit(target));
+        self.rewriter.at = target;
+        self.rewriter.note();
+        self.rewriter.code.jump(label);
+        Ok(())
     }
 
     /// Computes what is pending, gives back what is borrowed, and leaves.

@@ -605,8 +605,8 @@ impl Rewriter<'_> {
         let memory = has_memory_operand(&out);
         if memory {
             self.rewrite_address(&mut out)?;
-            let uses_rcx = [out.memory_base(), out.memory_index()].contains(&Register::RCX);
-            if guard && uses_rcx && !self.plan.rcx_is_free {
+            if guard {
+                // The address may have taken RCX's place.
                 self.free_rcx()?;
                 self.rewrite_address(&mut out)?;
             }
