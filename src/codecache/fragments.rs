@@ -56,10 +56,64 @@ pub struct Entry {
     pub guest: GuestAddr,
     /// Guest bytes that this block was made from.
     pub guest_len: u32,
+    /// Of those, the first so many decide what the code does: the rest is an instruction for
+    /// the interpreter.
+    pub copied: u32,
     /// Offset of the block's code within the fragment's code.
     pub code_at: u32,
     /// The entry for indirect branches, where there is one.
     pub indirect: Option<IndirectEntry>,
+}
+
+/// A field of 32 bits in a fragment's code that isn't the same wherever the guest code and
+/// the fragment lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Relocation(u32);
+
+impl Relocation {
+    /// The field at this offset holds a guest address.
+    pub fn address(at: u32) -> Relocation {
+        Relocation(at << 1)
+    }
+
+    /// The field at this offset holds the distance from its place to a guest address.
+    pub fn distance(at: u32) -> Relocation {
+        Relocation(at << 1 | 1)
+    }
+
+    pub fn at(self) -> u32 {
+        self.0 >> 1
+    }
+
+    pub fn is_distance(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    /// The same field in code of which this is part, from `by` on.
+    pub fn moved(self, by: u32) -> Relocation {
+        Relocation(self.0 + (by << 1))
+    }
+
+    pub fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    pub fn from_bits(bits: u32) -> Relocation {
+        Relocation(bits)
+    }
+}
+
+/// What was a fragment of its own when it was translated.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// Offset in the fragment's code, up to the next part's.
+    pub code_at: u32,
+    /// Offset of its points in the fragment's state map.
+    pub recovery_at: u32,
+    /// The guest address that those are relative to.
+    pub head: GuestAddr,
+    /// Of the guest code that its blocks were made from, [`Entry::copied`] bytes of each.
+    pub hash: u64,
 }
 
 /// What the translator hands over.
@@ -72,6 +126,14 @@ pub struct NewFragment {
     pub counters: Vec<Counter>,
     /// The translator's state map, kept with the fragment.
     pub recovery: Vec<u8>,
+    /// At least one, in ascending order.
+    pub parts: Vec<Part>,
+    /// What else than stubs and exits depends on places.
+    pub relocations: Vec<Relocation>,
+    /// Relocations and exits are all that does.
+    pub movable: bool,
+    /// An earlier run made it.
+    pub restored: bool,
 }
 
 impl NewFragment {
@@ -83,6 +145,10 @@ impl NewFragment {
         self.entries.clear();
         self.counters.clear();
         self.recovery.clear();
+        self.parts.clear();
+        self.relocations.clear();
+        self.movable = false;
+        self.restored = false;
     }
 }
 
@@ -109,12 +175,17 @@ struct Fragment {
     exits: Range<u32>,
     counters: Box<[Counter]>,
     recovery: Box<[u8]>,
+    parts: Box<[Part]>,
+    relocations: Box<[Relocation]>,
+    movable: bool,
+    restored: bool,
 }
 
 /// Where a host address lies in the cache.
 #[derive(Debug)]
 pub enum Location<'a> {
-    /// In a fragment's code: offset from its start, and the translator's state map.
+    /// In a fragment's code: the guest address where it (or its part) starts, the offset from
+    /// there, and the translator's state map.
     Code {
         start: GuestAddr,
         offset: usize,
@@ -353,6 +424,10 @@ impl CodeCache {
             exits: exits.clone(),
             counters: new.counters.as_slice().into(),
             recovery: new.recovery.as_slice().into(),
+            parts: new.parts.as_slice().into(),
+            relocations: new.relocations.as_slice().into(),
+            movable: new.movable,
+            restored: new.restored,
         });
         if link {
             for entry in &new.entries {
@@ -556,6 +631,16 @@ impl CodeCache {
         self.arena.clear();
     }
 
+    /// The live fragments that can be kept for later runs.
+    pub fn movable(&self) -> impl Iterator<Item = Movable<'_>> {
+        let live = self.fragments.iter().flatten();
+        live.filter(|fragment| fragment.movable)
+            .map(|fragment| Movable {
+                cache: self,
+                fragment,
+            })
+    }
+
     /// Where in the cache `pc` lies; `None` outside live fragments.
     pub fn locate(&self, pc: HostAddr) -> Option<Location<'_>> {
         let offset = self.arena.offset_of(pc)?;
@@ -574,10 +659,13 @@ impl CodeCache {
         if let Some(&(_, id)) = after.checked_sub(1).and_then(|i| list.get(i)) {
             let fragment = self.fragment(id);
             if fragment.code.contains(&offset) {
+                let offset = offset - fragment.code.start;
+                let after = (fragment.parts).partition_point(|p| p.code_at as usize <= offset);
+                let part = fragment.parts.get(after.checked_sub(1)?)?;
                 return Some(Location::Code {
-                    start: fragment.entries[0].guest,
-                    offset: offset - fragment.code.start,
-                    recovery: &fragment.recovery,
+                    start: part.head,
+                    offset: offset - part.code_at as usize,
+                    recovery: fragment.recovery.get(part.recovery_at as usize..)?,
                 });
             }
         }
@@ -657,6 +745,59 @@ impl CodeCache {
         // SAFETY: a live fragment's bytes in our own executable view, readable.
         let bytes = unsafe { std::slice::from_raw_parts(start.0 as *const u8, code.len()) };
         Some((start, bytes.to_vec()))
+    }
+}
+
+/// A live fragment, as something to be kept.
+#[derive(Clone, Copy)]
+pub struct Movable<'c> {
+    cache: &'c CodeCache,
+    fragment: &'c Fragment,
+}
+
+impl<'c> Movable<'c> {
+    /// Where its code runs.
+    pub fn at(&self) -> HostAddr {
+        self.cache.arena.exec_addr(self.fragment.code.start)
+    }
+
+    /// Its code as it is now: linked, and with counters switched off that cost too much.
+    pub fn code(&self) -> &'c [u8] {
+        self.cache.arena.bytes(self.fragment.code.clone())
+    }
+
+    pub fn entries(&self) -> &'c [Entry] {
+        &self.fragment.entries
+    }
+
+    /// Offsets of the displacements of its exits, and where they lead.
+    pub fn exits(&self) -> impl Iterator<Item = (u32, GuestAddr)> + 'c {
+        let (cache, fragment) = (self.cache, self.fragment);
+        fragment.exits.clone().map(move |number| {
+            let exit = &cache.exits[number as usize];
+            (exit.patch_at - fragment.code.start as u32, exit.target)
+        })
+    }
+
+    pub fn counters(&self) -> &'c [Counter] {
+        &self.fragment.counters
+    }
+
+    pub fn parts(&self) -> &'c [Part] {
+        &self.fragment.parts
+    }
+
+    pub fn recovery(&self) -> &'c [u8] {
+        &self.fragment.recovery
+    }
+
+    pub fn relocations(&self) -> &'c [Relocation] {
+        &self.fragment.relocations
+    }
+
+    /// An earlier run made it.
+    pub fn is_restored(&self) -> bool {
+        self.fragment.restored
     }
 }
 

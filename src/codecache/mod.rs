@@ -17,6 +17,6 @@ mod indirect_map;
 pub use arena::{ARENA_BASE, ARENA_LIMIT, Space};
 pub use fragments::{
     CacheStats, CodeCache, Counter, Entry, FragmentId, IndirectEntry, LATE_ENTRY_BYTES, Location,
-    NewExit, NewFragment,
+    Movable, NewExit, NewFragment, Part, Relocation,
 };
 pub use indirect_map::{IndirectMap, MAP_DISPLACEMENT, MAP_REACH};
