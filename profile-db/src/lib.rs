@@ -54,7 +54,7 @@
 //! | 2 | decisions: list of [`Decision`] | 1 | at the start of a run, alone |
 //! | 3 | counts: [`Counts`] | 2 | to merge and to show |
 //! | 4 | trials: [`Trials`] | 1 | at the start of a run, alone |
-//! | 5 | kept free for translated code | | |
+//! | 5 | kept free | | |
 //!
 //! The fields are those of the types named, in their order. Three rules make files small
 //! and reading them safe:
@@ -119,7 +119,7 @@ pub use record::{
 };
 pub use stale::{Takeover, take_over};
 pub use store::{
-    Dropped, Durability, Keep, Known, RunProfile, Store, Summary, Verified, Why, Written,
-    default_profile_dir, read_profile,
+    CodePiece, Dropped, Durability, Keep, KeptCode, Known, Maker, NewPiece, RunProfile, Store,
+    Summary, Verified, VerifiedCode, Why, Written, default_profile_dir, read_profile,
 };
 pub use trial::{Machine, TrialRecord, Trials, Variant, Verdict};

@@ -17,12 +17,14 @@ mod lock;
 mod lockstep;
 mod predecoded;
 mod promote;
+mod reuse;
 pub mod stats;
 mod threads;
 mod world;
 
 pub use code::Code;
 pub use dispatch::Engine;
+pub use reuse::KeptReport;
 pub use world::{GuestThread, Held, Outcome, Shared, World};
 
 /// The highest tier that guest code may reach.
@@ -54,6 +56,8 @@ pub struct Settings {
     pub stop_after: u64,
     /// Gather a profile.
     pub profile: bool,
+    /// Use translated code of earlier runs, and keep this run's.
+    pub reuse: bool,
     /// Measure how long each tier runs.
     pub timing: bool,
     /// Run each block in both tiers and compare.
@@ -75,6 +79,7 @@ impl Default for Settings {
             flush_every: 0,
             stop_after: u64::MAX,
             profile: true,
+            reuse: true,
             timing: false,
             verify: false,
             dump: Dump::default(),

@@ -99,7 +99,7 @@ impl<E: GuestEnv> Plan for Follow<'_, E> {
     }
 
     fn wants(&mut self, addr: GuestAddr) -> bool {
-        if self.single || self.code.cache.contains(addr) {
+        if self.single || self.code.cache.contains(addr) || self.code.awaits_reuse(addr) {
             return false;
         }
         let profile = &self.code.profile;

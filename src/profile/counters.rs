@@ -67,6 +67,8 @@ pub struct Profile {
     pub(super) retired: Vec<Retired>,
     /// By module: what saves of this run did.
     pub(super) saved: Vec<Saved>,
+    /// By module: offsets of blocks that run as code of earlier runs. May repeat.
+    pub(super) uncounted: Vec<Vec<u64>>,
     pub(super) timed: Option<TimedSaves>,
     pub(super) stats: ProfileStats,
     pub(super) paths: PathRecorder,
@@ -90,6 +92,7 @@ impl Profile {
             known: Vec::new(),
             retired: Vec::new(),
             saved: Vec::new(),
+            uncounted: Vec::new(),
             timed: None,
             stats: ProfileStats::default(),
             paths: PathRecorder::new(),
@@ -117,7 +120,7 @@ impl Profile {
     }
 
     /// What went wrong with the profile directory since the last call; the run goes on.
-    pub(super) fn warn(&mut self, errors: Vec<Error>) {
+    pub fn warn(&mut self, errors: Vec<Error>) {
         self.warnings.extend(errors);
     }
 
@@ -139,6 +142,7 @@ impl Profile {
         self.known.resize_with(modules, || None);
         self.retired.resize_with(modules, Retired::default);
         self.saved.resize(modules, Saved::Nothing);
+        self.uncounted.resize_with(modules, Vec::new);
         module
     }
 
@@ -166,6 +170,17 @@ impl Profile {
             self.stats.known_hot += 1;
         }
         Some(hot)
+    }
+
+    /// Where profiles are kept.
+    pub fn store(&self) -> Option<&Store> {
+        self.store.as_ref()
+    }
+
+    /// Blocks at these offsets run from now on without being counted, as what earlier runs
+    /// knew of them: ageing is to spare their records.
+    pub fn runs_uncounted(&mut self, module: ModuleIndex, offsets: impl Iterator<Item = u64>) {
+        self.uncounted[module.index()].extend(offsets);
     }
 
     /// Whether earlier runs may have known a block at `start`: cheap, and worth a
