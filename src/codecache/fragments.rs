@@ -394,11 +394,16 @@ impl CodeCache {
                 },
             );
         }
+        let mut last_page = None;
+        self.index.reserve(new.entries.len());
         for entry in &new.entries {
             let old = self.index.insert(entry.guest, (id, entry.code_at));
             debug_assert!(old.is_none(), "{} is translated twice", entry.guest);
             let end = entry.guest.offset(i64::from(entry.guest_len.max(1)));
             for page in pages(entry.guest..end) {
+                if last_page.replace(page) == Some(page) {
+                    continue;
+                }
                 let list = self.by_page.entry(page).or_default();
                 if list.last() != Some(&id) {
                     list.push(id);

@@ -14,7 +14,7 @@ use crate::profile::Tier;
 use crate::translate::{self, Plan, TranslateError, Translator};
 
 /// Bytes of code and stubs that one fragment may take.
-const MAX_FRAGMENT: usize = 16 << 10;
+pub(super) const MAX_FRAGMENT: usize = 16 << 10;
 const MAX_BLOCKS: usize = 96;
 
 /// What a promotion made.

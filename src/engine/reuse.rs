@@ -5,6 +5,9 @@
 //!   where they begin, each group linked within itself and as one piece ([`translate::save`]),
 //!   when it made enough that no earlier run had. Pieces of stretches that it didn't come to,
 //!   or made nothing new for, stay as they are.
+//! - A block that ran once is interpreted, because that costs no more than translating it.
+//!   What a second run of a program interprets it translates at its end, so that the third
+//!   has that too.
 //! - At the first visit to a stretch that isn't translated its piece is read, checked by its
 //!   checksum, moved to where module and arena lie now (a pass over a table of fields), and
 //!   installed as one fragment: what evicts, unlinks, invalidates or recovers fragments needs
@@ -23,6 +26,7 @@ use profile_db::{Error, KeptCode, Maker, NewPiece, content_hash, module_content_
 use super::Settings;
 use super::code::Code;
 use super::dispatch::Engine;
+use super::promote::{MAX_FRAGMENT, promote};
 use crate::addr::{GuestAddr, pages};
 use crate::codecache::Movable;
 use crate::guest::{GuestEnv, GuestMemory, Watched};
@@ -171,15 +175,10 @@ impl<M: GuestMemory> Code<M> {
             }
         }
         for (module, fresh) in fresh {
-            if fresh < WORTH_KEEPING {
-                continue;
-            }
             if !self.reuse.module(module).asked {
                 self.ask(module);
             }
-            let kept = self.reuse.module(module).kept.as_ref();
-            let known = kept.map_or(0, KeptCode::blocks) as usize;
-            if fresh < known / WORTH_SHARE {
+            if !is_worth_keeping(fresh, self.reuse.module(module).kept.as_ref()) {
                 continue;
             }
             let pieces = self.pieces(module);
@@ -246,6 +245,12 @@ impl<M: GuestMemory> Code<M> {
     }
 }
 
+/// Whether so many blocks are worth writing a file of `kept` ones anew.
+fn is_worth_keeping(fresh: usize, kept: Option<&KeptCode>) -> bool {
+    let kept = kept.map_or(0, KeptCode::blocks) as usize;
+    fresh >= WORTH_KEEPING && fresh >= kept / WORTH_SHARE
+}
+
 fn head(fragment: &Movable) -> GuestAddr {
     fragment.parts()[0].head
 }
@@ -270,6 +275,40 @@ impl<E: GuestEnv> Engine<E> {
         self.code.reuse.module(module).used.insert(key, used);
         self.code.reuse.counts.seconds += started.elapsed().as_secs_f64();
         installed && self.code.cache.contains(pc)
+    }
+
+    /// The program has ended: translates what of kept modules was interpreted, if that is
+    /// much. What is interpreted in a program's second run will be in its third.
+    pub(super) fn complete(&mut self, env: &mut E) {
+        let code = &mut self.code;
+        if code.reuse.maker.is_none() || !code.threads.alone() {
+            return;
+        }
+        let mut left: HashMap<ModuleIndex, Vec<GuestAddr>> = HashMap::new();
+        for (module, addr) in code.profile.interpreted() {
+            let of_module = code.reuse.modules.get(module.0 as usize);
+            let is_kept = of_module.is_some_and(|module| module.kept.is_some());
+            if is_kept && !code.cache.contains(addr) {
+                left.entry(module).or_default().push(addr);
+            }
+        }
+        for (module, blocks) in left {
+            let kept = self.code.reuse.module(module).kept.as_ref();
+            if !is_worth_keeping(blocks.len(), kept) {
+                continue;
+            }
+            for addr in blocks {
+                // A full cache would drop what was kept in it for this.
+                if self.code.cache.is_full_for(MAX_FRAGMENT) {
+                    return;
+                }
+                if !self.code.cache.contains(addr) {
+                    let code = &mut self.code;
+                    // What can't be translated is left out.
+                    let _ = promote(code, &mut self.translator, env, &self.settings, addr);
+                }
+            }
+        }
     }
 
     fn install_piece(

@@ -183,6 +183,15 @@ impl Profile {
         self.uncounted[module.index()].extend(offsets);
     }
 
+    /// Blocks of modules that were interpreted and could have been translated, by address.
+    pub fn interpreted(&self) -> impl Iterator<Item = (ModuleIndex, GuestAddr)> + '_ {
+        self.live_counts()
+            .filter(|(_, block)| {
+                block.visits > 0 && block.tier == Tier::Interpreted && !block.is_untranslatable()
+            })
+            .map(|(module, block)| (module, block.start))
+    }
+
     /// Whether earlier runs may have known a block at `start`: cheap, and worth a
     /// [`Profile::known_hot`] when true.
     pub fn may_be_known(&mut self, start: GuestAddr) -> bool {
