@@ -368,6 +368,7 @@ impl CodeCache {
         let code = now.code_at..now.code_at + new.code.len();
         let stubs = now.stubs_end - new.stubs.len()..now.stubs_end;
         self.arena.install(&new.code, &new.stubs);
+        let code_start = code.start;
         self.stats.fragments += 1;
         self.stats.blocks += new.entries.len() as u64;
         self.stats.code_bytes += new.code.len() as u64;
@@ -396,6 +397,10 @@ impl CodeCache {
         }
         let mut last_page = None;
         self.index.reserve(new.entries.len());
+        if link && new.restored {
+            let reached = new.entries.iter().filter(|entry| entry.indirect.is_some());
+            self.map.prepare_all(reached.map(|entry| entry.guest));
+        }
         for entry in &new.entries {
             let old = self.index.insert(entry.guest, (id, entry.code_at));
             debug_assert!(old.is_none(), "{} is translated twice", entry.guest);
@@ -436,7 +441,8 @@ impl CodeCache {
         });
         if link {
             for entry in &new.entries {
-                self.link_all_to(entry.guest);
+                let host = self.arena.exec_addr(code_start + entry.code_at as usize);
+                self.link_all_to(entry.guest, host);
             }
             for number in exits {
                 let exit = self.exits[number as usize];
@@ -477,10 +483,8 @@ impl CodeCache {
         self.arena.patch_rel32(at, rel32(next, host));
     }
 
-    fn link_all_to(&mut self, target: GuestAddr) {
-        let Some(host) = self.lookup(target) else {
-            return;
-        };
+    /// `host` is where the code of `target` starts.
+    fn link_all_to(&mut self, target: GuestAddr, host: HostAddr) {
         let mut number = self.exits_to.get(&target).copied().unwrap_or(NONE);
         while number != NONE {
             let exit = self.exits[number as usize];

@@ -31,7 +31,7 @@ use crate::addr::{GuestAddr, pages};
 use crate::codecache::Movable;
 use crate::guest::{GuestEnv, GuestMemory, Watched};
 use crate::host::{Features, build_id};
-use crate::profile::ModuleIndex;
+use crate::profile::{ModuleIndex, Profile};
 use crate::translate::{self, Saved};
 
 /// Bytes of a file whose fragments are kept as one piece, as a power of two: small, so that a
@@ -158,7 +158,7 @@ impl<M: GuestMemory> Code<M> {
         of_module.asked = true;
         match found {
             Ok(kept) => of_module.kept = kept,
-            Err(error) => self.profile.warn(vec![error]),
+            Err(error) => say(&mut self.profile, error),
         }
     }
 
@@ -245,6 +245,15 @@ impl<M: GuestMemory> Code<M> {
     }
 }
 
+/// What is wrong with the folder is said of profiles.
+fn say(profile: &mut Profile, error: Error) {
+    if let Error::Damaged { .. } = error {
+        profile.warn(vec![error]);
+    } else {
+        tracing::debug!(target: "temper::profile", %error, "no kept code");
+    }
+}
+
 /// Whether so many blocks are worth writing a file of `kept` ones anew.
 fn is_worth_keeping(fresh: usize, kept: Option<&KeptCode>) -> bool {
     let kept = kept.map_or(0, KeptCode::blocks) as usize;
@@ -326,7 +335,7 @@ impl<E: GuestEnv> Engine<E> {
         let bytes = match store.code_piece(id, kept, kept.find(key)?) {
             Ok(bytes) => bytes?,
             Err(error) => {
-                code.profile.warn(vec![error]);
+                say(&mut code.profile, error);
                 code.reuse.module(module).kept = None;
                 return None;
             }
