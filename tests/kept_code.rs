@@ -68,11 +68,16 @@ impl Folder {
     }
 
     /// Builds the program; `None`, and why, where that can't be done.
-    fn build(&self, variant: &str) -> Option<PathBuf> {
+    fn build(&self, variant: &str, flags: &[&str]) -> Option<PathBuf> {
         let (from, to) = (self.path("program.c"), self.path("program"));
         fs::write(&from, SOURCE.replace("VARIANT", variant)).expect("write");
         let mut command = Command::new("gcc");
-        command.args(["-O1", "-w"]).arg(&from).arg("-o").arg(&to);
+        command
+            .args(["-O1", "-w"])
+            .args(flags)
+            .arg(&from)
+            .arg("-o")
+            .arg(&to);
         match command.status() {
             Ok(status) => {
                 assert!(status.success(), "gcc");
@@ -129,7 +134,7 @@ fn settle(folder: &Folder, program: &Path, native: &Outcome) -> Value {
 #[test]
 fn later_runs_begin_with_the_code_of_earlier_ones() {
     let folder = Folder::new();
-    let Some(program) = folder.build("1") else {
+    let Some(program) = folder.build("1", &[]) else {
         return;
     };
     let expected = native(&program);
@@ -159,7 +164,7 @@ fn later_runs_begin_with_the_code_of_earlier_ones() {
 #[test]
 fn the_commands_know_of_kept_code() {
     let folder = Folder::new();
-    let Some(program) = folder.build("1") else {
+    let Some(program) = folder.build("1", &[]) else {
         return;
     };
     folder.start(&program, &[]);
@@ -206,7 +211,7 @@ fn the_commands_know_of_kept_code() {
 #[test]
 fn damaged_code_is_set_aside_and_harms_nobody() {
     let folder = Folder::new();
-    let Some(program) = folder.build("1") else {
+    let Some(program) = folder.build("1", &[]) else {
         return;
     };
     let expected = native(&program);
@@ -272,12 +277,12 @@ fn damaged_code_is_set_aside_and_harms_nobody() {
 #[test]
 fn code_of_another_build_of_the_module_is_not_used() {
     let folder = Folder::new();
-    let Some(program) = folder.build("1") else {
+    let Some(program) = folder.build("1", &["-static"]) else {
         return;
     };
     settle(&folder, &program, &native(&program));
     let before = folder.code();
-    let Some(program) = folder.build("77") else {
+    let Some(program) = folder.build("77", &["-static"]) else {
         return;
     };
     let expected = native(&program);
@@ -291,7 +296,7 @@ fn code_of_another_build_of_the_module_is_not_used() {
 #[test]
 fn programs_that_end_at_once_keep_whole_files() {
     let folder = Folder::new();
-    let Some(program) = folder.build("1") else {
+    let Some(program) = folder.build("1", &[]) else {
         return;
     };
     let expected = native(&program);
@@ -312,7 +317,7 @@ fn programs_that_end_at_once_keep_whole_files() {
 #[test]
 fn a_full_disk_keeps_nothing_and_harms_nobody() {
     let folder = Folder::new();
-    let Some(program) = folder.build("1") else {
+    let Some(program) = folder.build("1", &[]) else {
         return;
     };
     let expected = native(&program);

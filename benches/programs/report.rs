@@ -117,7 +117,10 @@ impl Results {
             println!("CPU ms until nine tenths of user time are spent in generated code\n");
             for row in &self.settling {
                 let (cold, kept) = (1e3 * row.cold, 1e3 * row.kept);
-                println!("{}: cold {cold:.1}, with what earlier runs kept {kept:.1}", row.name);
+                println!(
+                    "{}: cold {cold:.1}, with what earlier runs kept {kept:.1}",
+                    row.name
+                );
             }
             println!();
         }

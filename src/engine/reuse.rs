@@ -174,17 +174,16 @@ impl<M: GuestMemory> Code<M> {
                 *fresh.entry(module).or_default() += fragment.entries().len();
             }
         }
+        let mut worth = Vec::new();
         for (module, fresh) in fresh {
             if !self.reuse.module(module).asked {
                 self.ask(module);
             }
-            if !is_worth_keeping(fresh, self.reuse.module(module).kept.as_ref()) {
-                continue;
+            if is_worth_keeping(fresh, self.reuse.module(module).kept.as_ref()) {
+                worth.push(module);
             }
-            let pieces = self.pieces(module);
-            if pieces.is_empty() {
-                continue;
-            }
+        }
+        for (module, pieces) in self.pieces(&worth) {
             let id = self.profile.modules().id(module);
             match store.keep_code(id, &maker, pieces) {
                 Ok(bytes) => report.bytes += bytes,
@@ -197,19 +196,23 @@ impl<M: GuestMemory> Code<M> {
         report
     }
 
-    /// The pieces of a module for which this run has something new.
-    fn pieces(&self, module: ModuleIndex) -> Vec<NewPiece> {
-        let mut stretches: HashMap<u64, (u64, Vec<Movable>)> = HashMap::new();
+    /// The pieces of these modules for which this run has something new.
+    fn pieces(&self, modules: &[ModuleIndex]) -> HashMap<ModuleIndex, Vec<NewPiece>> {
+        let mut pieces: HashMap<ModuleIndex, Vec<NewPiece>> = HashMap::new();
+        if modules.is_empty() {
+            return pieces;
+        }
+        let mut stretches: HashMap<(ModuleIndex, u64), (u64, Vec<Movable>)> = HashMap::new();
         for fragment in self.cache.movable() {
             let head = head(&fragment);
-            let Some((found, offset)) = self.profile.modules().locate(head) else {
+            let Some((module, offset)) = self.profile.modules().locate(head) else {
                 continue;
             };
             let Some(bias) = head.0.checked_sub(offset) else {
                 continue;
             };
-            if found == module {
-                let stretch = stretches.entry(offset >> STRETCH);
+            if modules.contains(&module) {
+                let stretch = stretches.entry((module, offset >> STRETCH));
                 let (of, fragments) = stretch.or_insert((bias, Vec::new()));
                 // A file that is mapped twice is kept as it is mapped once.
                 if *of == bias {
@@ -217,11 +220,8 @@ impl<M: GuestMemory> Code<M> {
                 }
             }
         }
-        let before = self.reuse.modules.get(module.0 as usize);
-        let kept = |key| before?.kept.as_ref()?.find(key);
         let reached = |addr| self.cache.map.get(addr).is_some();
-        let mut pieces = Vec::new();
-        for (key, (bias, mut fragments)) in stretches {
+        for ((module, key), (bias, mut fragments)) in stretches {
             if fragments.iter().all(Movable::is_restored) {
                 continue;
             }
@@ -231,11 +231,13 @@ impl<M: GuestMemory> Code<M> {
                 continue;
             };
             // What was evicted from a small cache isn't worth less for that.
+            let before = self.reuse.modules.get(module.0 as usize);
+            let kept = before.and_then(|module| module.kept.as_ref()?.find(key));
             let useless = before.is_some_and(|m| m.used.get(&key) == Some(&Use::Useless));
-            if kept(key).is_some_and(|old| old.blocks as usize > blocks && !useless) {
+            if kept.is_some_and(|old| old.blocks as usize > blocks && !useless) {
                 continue;
             }
-            pieces.push(NewPiece {
+            pieces.entry(module).or_default().push(NewPiece {
                 key,
                 blocks: blocks as u32,
                 bytes,
