@@ -671,10 +671,13 @@ impl CodeCache {
                 let offset = offset - fragment.code.start;
                 let after = (fragment.parts).partition_point(|p| p.code_at as usize <= offset);
                 let part = fragment.parts.get(after.checked_sub(1)?)?;
+                // Points count from their part's start: those of the next are none of this.
+                let end = (fragment.parts.get(after))
+                    .map_or(fragment.recovery.len(), |next| next.recovery_at as usize);
                 return Some(Location::Code {
                     start: part.head,
                     offset: offset - part.code_at as usize,
-                    recovery: fragment.recovery.get(part.recovery_at as usize..)?,
+                    recovery: fragment.recovery.get(part.recovery_at as usize..end)?,
                 });
             }
         }
