@@ -12,11 +12,11 @@
 //! | `record`, `trial` | what is kept: see [`Counts`] and [`Trials`] |
 //! | `merge` | merging, ageing, bounding |
 //! | `format`, `codec` | profiles to bytes and back, of this version and earlier ones |
-//! | `store` | the directory: locks, replacing files, pruning |
+//! | `store` | the directory: locks, replacing files, pruning; translated code beside profiles |
 //! | `stale` | [taking over](take_over) an earlier build's records, with a [`Code`] |
 //! | [`export`] | other tools' formats |
 //!
-//! # The file format, version 2
+//! # The format of a profile, version 2
 //!
 //! All integers are little-endian. The first 24 bytes keep this layout in all versions.
 //!
