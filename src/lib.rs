@@ -3,12 +3,12 @@
 //!
 //! A guest instruction's life: bytes are decoded ([`decode`]), interpreted and counted
 //! ([`interp`], [`profile`]), translated when hot ([`translate`]) into the code cache
-//! ([`codecache`]); [`engine`] decides which of these happens next; [`process`] is the
+//! ([`codecache`]), along hot paths rebuilt and tried ([`superblock`]); [`engine`] decides which of these happens next; [`process`] is the
 //! Linux that the guest sees, [`system`] the hardware that a guest kernel sees; [`cli`] is what people see.
 //!
 //! Modules import only from modules before them:
-//! `addr < host < guest < decode < {profile, codecache, native} < {interp, translate}
-//! < engine < {process, system} < cli`; those in one pair of braces don't see each other.
+//! `addr < host < guest < decode < {profile, codecache, native} < {interp, translate,
+//! superblock} < engine < {process, system} < cli`; those in one pair of braces don't see each other.
 //!
 //! Unsafe code lives in these modules, and nowhere else: `host`, `native`, `codecache`,
 //! `interp`, `engine`, `process`, `system`. `tests/architecture.rs` holds both rules.
@@ -24,5 +24,6 @@ pub mod interp;
 pub mod native;
 pub mod process;
 pub mod profile;
+pub mod superblock;
 pub mod system;
 pub mod translate;

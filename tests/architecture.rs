@@ -11,7 +11,7 @@ const ORDER: &[&[&str]] = &[
     &["guest"],
     &["decode"],
     &["profile", "codecache", "native"],
-    &["interp", "translate"],
+    &["interp", "translate", "superblock"],
     &["engine"],
     &["process", "system"],
     &["cli"],

@@ -24,6 +24,8 @@ pub enum MaxTier {
     Interpreter,
     /// Hot code becomes translation blocks
     Block,
+    /// Hot paths become superblocks, where those are faster
+    Superblock,
 }
 
 /// A stage whose products `--dump` prints on standard error.
@@ -35,6 +37,8 @@ pub enum DumpStage {
     Blocks,
     /// Generated code as installed in the code cache, with its exits
     Fragments,
+    /// Hot regions: their blocks, and the code that they became
+    Superblocks,
 }
 
 /// Where profiles live.
@@ -59,6 +63,13 @@ pub struct Developer {
     pub promote_after: Option<u64>,
     /// TEMPER_STOP_AFTER: translate nothing more after this many fragments.
     pub stop_after: Option<u64>,
+    /// TEMPER_FORCE_SUPERBLOCKS: keep all superblocks, without trials.
+    pub superblocks_forced: bool,
+    /// TEMPER_STOP_SUPERBLOCKS_AFTER: make no superblocks after so many.
+    pub stop_superblocks_after: Option<u64>,
+    /// TEMPER_SUPERBLOCK_STEPS: rewriting steps, a bit each: 1 slots to general registers, 2 to
+    /// vector registers, 4 folding.
+    pub superblock_steps: Option<u64>,
     /// TEMPER_SAVE_EVERY: milliseconds between saves of the profile while the program runs.
     pub save_every: Option<u64>,
 }
@@ -128,7 +139,7 @@ pub struct RunArgs {
     pub no_kept_code: bool,
 
     /// The highest tier that code may reach
-    #[arg(long, value_name = "TIER", value_enum, default_value = "block")]
+    #[arg(long, value_name = "TIER", value_enum, default_value = "superblock")]
     pub max_tier: MaxTier,
 
     /// Print what happened on standard error at the end
@@ -259,6 +270,9 @@ impl Developer {
             promote_after: number("TEMPER_PROMOTE_AFTER")?,
             everything_hot: number("TEMPER_HOT")?.is_some_and(|value| value != 0),
             stop_after: number("TEMPER_STOP_AFTER")?,
+            superblocks_forced: number("TEMPER_FORCE_SUPERBLOCKS")?.is_some_and(|value| value != 0),
+            stop_superblocks_after: number("TEMPER_STOP_SUPERBLOCKS_AFTER")?,
+            superblock_steps: number("TEMPER_SUPERBLOCK_STEPS")?,
             save_every: number("TEMPER_SAVE_EVERY")?,
         })
     }

@@ -14,12 +14,13 @@ use super::failure::{Failure, STATUS_OWN};
 use super::options::{Developer, DumpStage, MaxTier, ProfileStore, RunOptions, Target};
 use super::stats;
 use crate::engine::stats::Stats;
-use crate::engine::{Dump, Engine, Outcome, PROMOTE_AFTER, Settings, Tier};
+use crate::engine::{Dump, Engine, Outcome, PROMOTE_AFTER, Settings, Superblocks, Tier};
 use crate::host::{Features, Ignored, environment, probe};
 use crate::process::elf::{Executable, LoadError};
 use crate::process::exec::{Kept, Relaunch, Resumed};
 use crate::process::{self, LoadOptions, Process, ThreadState};
 use crate::profile::{Profile, SaveTimes, Store};
+use crate::superblock::Steps;
 
 /// Runs a program as the command line asks.
 ///
@@ -182,6 +183,7 @@ fn engine_settings(options: &RunOptions) -> Settings {
         max_tier: match options.max_tier {
             MaxTier::Interpreter => Tier::Interpreter,
             MaxTier::Block => Tier::Block,
+            MaxTier::Superblock => Tier::Superblock,
         },
         cache_bytes: options.cache_bytes as usize,
         promote_after: match options.developer {
@@ -208,6 +210,19 @@ fn engine_settings(options: &RunOptions) -> Settings {
             decode: dumps(DumpStage::Decode),
             blocks: dumps(DumpStage::Blocks),
             fragments: dumps(DumpStage::Fragments),
+            superblocks: dumps(DumpStage::Superblocks),
+        },
+        superblocks: Superblocks {
+            forced: options.developer.superblocks_forced,
+            stop_after: options.developer.stop_superblocks_after.unwrap_or(u64::MAX),
+            steps: options
+                .developer
+                .superblock_steps
+                .map_or(Steps::ALL, |bits| Steps {
+                    rename: bits & 1 != 0,
+                    rename_vector: bits & 2 != 0,
+                    fold: bits & 4 != 0,
+                }),
         },
     }
 }

@@ -177,6 +177,11 @@ impl Arena {
         self.patch(at, 5, u64::from_le_bytes([0x0f, 0x1f, 0x44, 0, 0, 0, 0, 0]));
     }
 
+    /// Makes the five bytes at `at` a near jump again.
+    pub(super) fn patch_jump(&mut self, at: usize, rel32: i32) {
+        self.patch(at, 5, 0xe9 | u64::from(rel32 as u32) << 8);
+    }
+
     /// The bytes lie within an aligned 8-byte word, so every CPU sees the old or the new
     /// value, never a mixture (Intel SDM volume 3, section 9.1.1; AMD APM volume 2, 7.3.2).
     fn patch(&mut self, at: usize, bytes: usize, value: u64) {

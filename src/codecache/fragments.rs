@@ -7,6 +7,8 @@ use hashbrown::HashMap;
 
 use super::arena::{Arena, Space};
 use super::indirect_map::IndirectMap;
+use super::movable::Movable;
+use super::superblocks::Superblock;
 use crate::addr::{GuestAddr, HostAddr, pages};
 use crate::host::DualMapCopy;
 
@@ -34,6 +36,8 @@ pub struct NewExit {
     pub patch_at: u32,
     /// Offset of the stub within the fragment's stubs.
     pub stub_at: u32,
+    /// Leads to the target's fragment even if a superblock starts there.
+    pub lower: bool,
 }
 
 /// A jump at a path head to a stub that counts down, and leaves when its cell is zero.
@@ -134,6 +138,8 @@ pub struct NewFragment {
     pub movable: bool,
     /// An earlier run made it.
     pub restored: bool,
+    /// It is a superblock, and has no entries.
+    pub superblock: Option<Superblock>,
 }
 
 impl NewFragment {
@@ -149,6 +155,7 @@ impl NewFragment {
         self.relocations.clear();
         self.movable = false;
         self.restored = false;
+        self.superblock = None;
     }
 }
 
@@ -163,22 +170,25 @@ struct Exit {
     previous: u32,
     next: u32,
     linked: bool,
+    /// Leads to the target's fragment though a superblock starts there.
+    lower: bool,
 }
 
 #[derive(Debug)]
-struct Fragment {
-    generation: usize,
-    code: Range<usize>,
-    stubs: Range<usize>,
-    entries: Box<[Entry]>,
+pub(super) struct Fragment {
+    pub(super) generation: usize,
+    pub(super) code: Range<usize>,
+    pub(super) stubs: Range<usize>,
+    pub(super) entries: Box<[Entry]>,
     /// Numbers in the cache's exits.
     exits: Range<u32>,
-    counters: Box<[Counter]>,
-    recovery: Box<[u8]>,
-    parts: Box<[Part]>,
-    relocations: Box<[Relocation]>,
+    pub(super) counters: Box<[Counter]>,
+    pub(super) recovery: Box<[u8]>,
+    pub(super) parts: Box<[Part]>,
+    pub(super) relocations: Box<[Relocation]>,
     movable: bool,
-    restored: bool,
+    pub(super) restored: bool,
+    pub(super) superblock: Option<Box<Superblock>>,
 }
 
 /// Where a host address lies in the cache.
@@ -191,6 +201,8 @@ pub enum Location<'a> {
         offset: usize,
         recovery: &'a [u8],
     },
+    /// In the code of the superblock that starts at `head`.
+    Superblock { id: FragmentId, offset: usize },
     /// In the stub of an exit to this guest address: the guest state is exact.
     ExitStub { target: GuestAddr },
     /// In a counter's stub: the guest is at this path head, its RCX perhaps in the first
@@ -203,14 +215,16 @@ pub enum Location<'a> {
 /// See the module documentation of [`super`].
 #[derive(Debug)]
 pub struct CodeCache {
-    arena: Arena,
+    pub(super) arena: Arena,
     pub map: IndirectMap,
-    fragments: Vec<Option<Fragment>>,
+    pub(super) fragments: Vec<Option<Fragment>>,
     free_fragments: Vec<u32>,
     exits: Vec<Exit>,
     /// Ranges of `exits` that are free, by length.
     free_exits: HashMap<u32, Vec<u32>>,
-    index: HashMap<GuestAddr, (FragmentId, u32)>,
+    pub(super) index: HashMap<GuestAddr, (FragmentId, u32)>,
+    /// Superblocks by their heads, and whether control goes there.
+    pub(super) superblocks: HashMap<GuestAddr, (FragmentId, bool)>,
     /// The first of all exits to an address, linked or waiting for it.
     exits_to: HashMap<GuestAddr, u32>,
     by_page: HashMap<GuestAddr, Vec<FragmentId>>,
@@ -251,6 +265,7 @@ impl CodeCache {
             exits: Vec::new(),
             free_exits: HashMap::new(),
             index: HashMap::new(),
+            superblocks: HashMap::new(),
             exits_to: HashMap::new(),
             by_page: HashMap::new(),
             by_offset: HashMap::new(),
@@ -259,8 +274,18 @@ impl CodeCache {
         })
     }
 
-    /// Where generated code for `addr` starts.
+    /// Where generated code for `addr` starts: a superblock's, if one starts there.
     pub fn lookup(&self, addr: GuestAddr) -> Option<HostAddr> {
+        if !self.superblocks.is_empty()
+            && let Some(&(id, true)) = self.superblocks.get(&addr)
+        {
+            return Some(self.arena.exec_addr(self.fragment(id).code.start));
+        }
+        self.lookup_fragment(addr)
+    }
+
+    /// Where the fragment's code for `addr` starts, whatever superblocks there are.
+    pub(super) fn lookup_fragment(&self, addr: GuestAddr) -> Option<HostAddr> {
         let &(id, at) = self.index.get(&addr)?;
         Some(
             self.arena
@@ -272,7 +297,7 @@ impl CodeCache {
         self.index.contains_key(&addr)
     }
 
-    fn fragment(&self, id: FragmentId) -> &Fragment {
+    pub(super) fn fragment(&self, id: FragmentId) -> &Fragment {
         self.fragments[id.0 as usize]
             .as_ref()
             .expect("a live fragment")
@@ -324,6 +349,7 @@ impl CodeCache {
             previous: NONE,
             next: NONE,
             linked: false,
+            lower: false,
         };
         self.exits.resize((start + count) as usize, unused);
         start..start + count
@@ -368,7 +394,6 @@ impl CodeCache {
         let code = now.code_at..now.code_at + new.code.len();
         let stubs = now.stubs_end - new.stubs.len()..now.stubs_end;
         self.arena.install(&new.code, &new.stubs);
-        let code_start = code.start;
         self.stats.fragments += 1;
         self.stats.blocks += new.entries.len() as u64;
         self.stats.code_bytes += new.code.len() as u64;
@@ -392,8 +417,17 @@ impl CodeCache {
                     previous: NONE,
                     next: NONE,
                     linked: false,
+                    lower: exit.lower,
                 },
             );
+        }
+        for range in new.superblock.iter().flat_map(|new| &new.sources) {
+            for page in pages(range.clone()) {
+                let list = self.by_page.entry(page).or_default();
+                if list.last() != Some(&id) {
+                    list.push(id);
+                }
+            }
         }
         let mut last_page = None;
         self.index.reserve(new.entries.len());
@@ -438,16 +472,15 @@ impl CodeCache {
             relocations: new.relocations.as_slice().into(),
             movable: new.movable,
             restored: new.restored,
+            superblock: new.superblock.clone().map(Box::new),
         });
         if link {
             for entry in &new.entries {
-                let host = self.arena.exec_addr(code_start + entry.code_at as usize);
-                self.link_all_to(entry.guest, host);
+                self.link_all_to(entry.guest);
             }
             for number in exits {
-                let exit = self.exits[number as usize];
-                if !exit.linked
-                    && let Some(host) = self.lookup(exit.target)
+                if !self.exits[number as usize].linked
+                    && let Some(host) = self.destination(number)
                 {
                     self.link(number, host);
                 }
@@ -456,46 +489,42 @@ impl CodeCache {
         id
     }
 
-    /// Makes the detour to the counter at `head` a NOP, for good.
-    pub fn disable_counter(&mut self, head: GuestAddr) {
-        let Some(&(id, _)) = self.index.get(&head) else {
-            return;
-        };
-        let fragment = self.fragments[id.0 as usize]
-            .as_ref()
-            .expect("a live fragment");
-        if let Some(counter) = fragment
-            .counters
-            .iter()
-            .find(|counter| counter.head == head)
-        {
-            let at = fragment.code.start + counter.patch_at as usize;
-            self.arena.patch_jump_away(at - 1);
-        }
-    }
-
     fn link(&mut self, number: u32, host: HostAddr) {
         let exit = &mut self.exits[number as usize];
-        exit.linked = true;
-        self.stats.links += 1;
+        if !exit.linked {
+            exit.linked = true;
+            self.stats.links += 1;
+        }
         let at = exit.patch_at as usize;
         let next = self.arena.exec_addr(at + 4);
         self.arena.patch_rel32(at, rel32(next, host));
     }
 
-    /// `host` is where the code of `target` starts.
-    fn link_all_to(&mut self, target: GuestAddr, host: HostAddr) {
-        let mut number = self.exits_to.get(&target).copied().unwrap_or(NONE);
-        while number != NONE {
-            let exit = self.exits[number as usize];
-            if !exit.linked {
-                self.link(number, host);
-            }
-            number = exit.next;
+    /// Where an exit leads.
+    fn destination(&self, number: u32) -> Option<HostAddr> {
+        let exit = &self.exits[number as usize];
+        if exit.lower {
+            self.lookup_fragment(exit.target)
+        } else {
+            self.lookup(exit.target)
         }
     }
 
-    fn unlink_all_to(&mut self, target: GuestAddr) {
+    /// Lets all exits to `target` lead to what is there now.
+    pub(super) fn link_all_to(&mut self, target: GuestAddr) {
+        let mut number = self.exits_to.get(&target).copied().unwrap_or(NONE);
+        if number == NONE || !self.contains(target) {
+            return;
+        }
+        while number != NONE {
+            if let Some(host) = self.destination(number) {
+                self.link(number, host);
+            }
+            number = self.exits[number as usize].next;
+        }
+    }
+
+    pub(super) fn unlink_all_to(&mut self, target: GuestAddr) {
         let mut number = self.exits_to.get(&target).copied().unwrap_or(NONE);
         while number != NONE {
             let exit = &mut self.exits[number as usize];
@@ -543,18 +572,25 @@ impl CodeCache {
         let Some(fragment) = self.fragments[id.0 as usize].take() else {
             return;
         };
+        if let Some(superblock) = &fragment.superblock {
+            self.superblock_removed(id, superblock);
+        }
+        for range in fragment.superblock.iter().flat_map(|own| &own.sources) {
+            for page in pages(range.clone()) {
+                self.forget_page(page, id);
+            }
+        }
         for entry in &fragment.entries {
             self.index.remove(&entry.guest);
             self.map.clear(entry.guest);
             self.unlink_all_to(entry.guest);
             let end = entry.guest.offset(i64::from(entry.guest_len.max(1)));
             for page in pages(entry.guest..end) {
-                if let Some(list) = self.by_page.get_mut(&page) {
-                    list.retain(|&other| other != id);
-                    if list.is_empty() {
-                        self.by_page.remove(&page);
-                    }
-                }
+                self.forget_page(page, id);
+            }
+            // Its way back is gone.
+            if let Some(&(above, _)) = self.superblocks.get(&entry.guest) {
+                self.discard(above);
             }
         }
         for number in fragment.exits.clone() {
@@ -569,6 +605,15 @@ impl CodeCache {
         }
         self.free_fragments.push(id.0);
         self.stats.invalidated += 1;
+    }
+
+    fn forget_page(&mut self, page: GuestAddr, id: FragmentId) {
+        if let Some(list) = self.by_page.get_mut(&page) {
+            list.retain(|&other| other != id);
+            if list.is_empty() {
+                self.by_page.remove(&page);
+            }
+        }
     }
 
     fn retire(&mut self, generation: usize) {
@@ -617,12 +662,19 @@ impl CodeCache {
     /// Drops every fragment made from code in `range`.
     pub fn invalidate(&mut self, range: Range<GuestAddr>) {
         for id in self.made_from(range) {
-            let generation = self.fragment(id).generation;
-            if let Some(list) = self.by_offset.get_mut(&generation) {
-                list.retain(|&(_, other)| other != id);
-            }
-            self.remove(id);
+            self.discard(id);
         }
+    }
+
+    /// Drops a fragment, if it is still there, before its generation retires.
+    fn discard(&mut self, id: FragmentId) {
+        let Some(fragment) = &self.fragments[id.0 as usize] else {
+            return;
+        };
+        if let Some(list) = self.by_offset.get_mut(&fragment.generation) {
+            list.retain(|&(_, other)| other != id);
+        }
+        self.remove(id);
     }
 
     /// Drops everything.
@@ -640,14 +692,22 @@ impl CodeCache {
         self.arena.clear();
     }
 
+    /// Offsets of the displacements of a fragment's exits, and where they lead.
+    pub(super) fn exits_of<'c>(
+        &'c self,
+        fragment: &'c Fragment,
+    ) -> impl Iterator<Item = (u32, GuestAddr)> + 'c {
+        fragment.exits.clone().map(move |number| {
+            let exit = &self.exits[number as usize];
+            (exit.patch_at - fragment.code.start as u32, exit.target)
+        })
+    }
+
     /// The live fragments that can be kept for later runs.
     pub fn movable(&self) -> impl Iterator<Item = Movable<'_>> {
         let live = self.fragments.iter().flatten();
         live.filter(|fragment| fragment.movable)
-            .map(|fragment| Movable {
-                cache: self,
-                fragment,
-            })
+            .map(|fragment| Movable::new(self, fragment))
     }
 
     /// Where in the cache `pc` lies; `None` outside live fragments.
@@ -668,6 +728,12 @@ impl CodeCache {
         if let Some(&(_, id)) = after.checked_sub(1).and_then(|i| list.get(i)) {
             let fragment = self.fragment(id);
             if fragment.code.contains(&offset) {
+                if fragment.superblock.is_some() {
+                    return Some(Location::Superblock {
+                        id,
+                        offset: offset - fragment.code.start,
+                    });
+                }
                 let offset = offset - fragment.code.start;
                 let after = (fragment.parts).partition_point(|p| p.code_at as usize <= offset);
                 let part = fragment.parts.get(after.checked_sub(1)?)?;
@@ -723,11 +789,6 @@ impl CodeCache {
             .map(|(_, location)| location)
     }
 
-    /// Whether `pc` lies in the arena, live or not.
-    pub fn owns(&self, pc: HostAddr) -> bool {
-        self.arena.offset_of(pc).is_some()
-    }
-
     /// Bytes that code and stubs fill, in all generations: now, and at most so far.
     pub fn used_and_peak_bytes(&self) -> (usize, usize) {
         (self.arena.used(), self.arena.peak())
@@ -760,59 +821,6 @@ impl CodeCache {
     }
 }
 
-/// A live fragment, as something to be kept.
-#[derive(Clone, Copy)]
-pub struct Movable<'c> {
-    cache: &'c CodeCache,
-    fragment: &'c Fragment,
-}
-
-impl<'c> Movable<'c> {
-    /// Where its code runs.
-    pub fn at(&self) -> HostAddr {
-        self.cache.arena.exec_addr(self.fragment.code.start)
-    }
-
-    /// Its code as it is now: linked, and with counters switched off that cost too much.
-    pub fn code(&self) -> &'c [u8] {
-        self.cache.arena.bytes(self.fragment.code.clone())
-    }
-
-    pub fn entries(&self) -> &'c [Entry] {
-        &self.fragment.entries
-    }
-
-    /// Offsets of the displacements of its exits, and where they lead.
-    pub fn exits(&self) -> impl Iterator<Item = (u32, GuestAddr)> + 'c {
-        let (cache, fragment) = (self.cache, self.fragment);
-        fragment.exits.clone().map(move |number| {
-            let exit = &cache.exits[number as usize];
-            (exit.patch_at - fragment.code.start as u32, exit.target)
-        })
-    }
-
-    pub fn counters(&self) -> &'c [Counter] {
-        &self.fragment.counters
-    }
-
-    pub fn parts(&self) -> &'c [Part] {
-        &self.fragment.parts
-    }
-
-    pub fn recovery(&self) -> &'c [u8] {
-        &self.fragment.recovery
-    }
-
-    pub fn relocations(&self) -> &'c [Relocation] {
-        &self.fragment.relocations
-    }
-
-    /// An earlier run made it.
-    pub fn is_restored(&self) -> bool {
-        self.fragment.restored
-    }
-}
-
-fn rel32(next: HostAddr, target: HostAddr) -> i32 {
+pub(super) fn rel32(next: HostAddr, target: HostAddr) -> i32 {
     i32::try_from(target.0 as i64 - next.0 as i64).expect("within the arena")
 }

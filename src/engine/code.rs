@@ -17,6 +17,7 @@ use super::entry;
 use super::lockstep::Prepared;
 use super::predecoded::Predecoded;
 use super::reuse::Reuse;
+use super::superblocks::SuperblockTable;
 use super::threads::Threads;
 use crate::addr::GuestAddr;
 use crate::codecache::{CodeCache, MAP_REACH};
@@ -42,6 +43,7 @@ pub struct Code<M: GuestMemory> {
     pub(super) prepared: HashMap<GuestAddr, Rc<Prepared>>,
     /// Counters in generated code; `None` without profiling.
     pub(super) counters: Option<Counters>,
+    pub(super) superblocks: SuperblockTable,
     /// Fragments made so far.
     pub(super) fragments: u64,
     pub(super) threads: Threads,
@@ -65,10 +67,11 @@ impl<M: GuestMemory> Code<M> {
             identities: Identities::new(),
             prepared: HashMap::new(),
             counters: if settings.profile {
-                Some(Counters::new()?)
+                Some(Counters::new(settings.superblocks.forced)?)
             } else {
                 None
             },
+            superblocks: SuperblockTable::default(),
             fragments: 0,
             threads: Threads::default(),
             reuse: Reuse::new(settings),
@@ -160,7 +163,11 @@ impl<M: GuestMemory> CodeControl for Code<M> {
     }
 
     fn add_thread(&mut self, ctx: &mut ThreadContext) -> bool {
-        self.threads.add(ctx)
+        let added = self.threads.add(ctx);
+        if !self.threads.alone() {
+            self.retire_superblocks();
+        }
+        added
     }
 
     fn forget_thread(&mut self, ctx: *const ThreadContext) {

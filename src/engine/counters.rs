@@ -21,6 +21,10 @@ const MAX_PERIOD: i32 = 1 << 20;
 /// All heads together are counted at most once in so many TSC cycles: a count costs some
 /// ten. A head beyond that isn't counted any more.
 const MIN_CYCLES: u64 = 1500;
+/// A head with a pass in at most so many TSC cycles may be worth a superblock.
+const HOT_CYCLES: u64 = 50_000;
+/// Executions until a counter runs out where everything is hot at once.
+const FORCED_PERIOD: i32 = 20;
 /// TSC cycles between bursts, at least (some 20 ms) and at most.
 const BURST_INTERVAL: u64 = 50_000_000;
 const MAX_BURST_INTERVAL: u64 = 100 * BURST_INTERVAL;
@@ -45,11 +49,15 @@ pub(super) struct RanOut {
     pub disable: bool,
     /// Interpret so many blocks.
     pub burst: u32,
+    /// It may well be what the program spends its time on.
+    pub hot: bool,
 }
 
 pub(super) struct Counters {
     heads: HashMap<GuestAddr, Head>,
     used: usize,
+    /// Everything is hot at once.
+    forced: bool,
     /// Counts per TSC cycle of all heads that are counted.
     rate: f32,
     burst_started: u64,
@@ -61,7 +69,7 @@ impl Counters {
     ///
     /// # Errors
     /// The kernel's, when the address range is taken.
-    pub(super) fn new() -> io::Result<Counters> {
+    pub(super) fn new(forced: bool) -> io::Result<Counters> {
         // SAFETY: MAP_FIXED_NOREPLACE takes only free address space; it stays for good.
         let at = unsafe {
             libc::mmap(
@@ -82,6 +90,7 @@ impl Counters {
         Ok(Counters {
             heads: HashMap::new(),
             used: 0,
+            forced,
             rate: 0.0,
             burst_started: 0,
             next_burst: cycles() + BURST_INTERVAL,
@@ -98,16 +107,33 @@ impl Counters {
         }
         let cell = (CELLS + 4 * self.used as u64) as u32;
         self.used += 1;
-        set(cell, FIRST_PERIOD);
+        let period = if self.forced {
+            FORCED_PERIOD
+        } else {
+            FIRST_PERIOD
+        };
+        set(cell, period);
         let fresh = Head {
             cell,
-            period: FIRST_PERIOD,
+            period,
             since: cycles(),
             rate: 0.0,
             disabled: false,
         };
         self.heads.insert(head, fresh);
         Some(cell)
+    }
+
+    /// The cell of a head that has one.
+    pub(super) fn known_cell(&self, head: GuestAddr) -> Option<u32> {
+        self.heads.get(&head).map(|known| known.cell)
+    }
+
+    /// The counter of `head` runs out after so many passes.
+    pub(super) fn set_passes(&mut self, head: GuestAddr, passes: u32) {
+        if let Some(known) = self.heads.get(&head) {
+            set(known.cell, passes as i32);
+        }
     }
 
     /// The counter of `head` ran out.
@@ -117,12 +143,14 @@ impl Counters {
             return RanOut {
                 disable: true,
                 burst: 0,
+                hot: false,
             };
         };
         let elapsed = now.saturating_sub(state.since).max(1);
         let others = self.rate - state.rate;
         let rate = state.period as f32 / elapsed as f32;
-        state.disabled = (others + rate) * MIN_CYCLES as f32 > 1.0;
+        let hot = elapsed / HOT_CYCLES < state.period as u64;
+        state.disabled = !self.forced && (others + rate) * MIN_CYCLES as f32 > 1.0;
         state.rate = if state.disabled { 0.0 } else { rate };
         self.rate = others + state.rate;
         if !state.disabled {
@@ -134,6 +162,7 @@ impl Counters {
         RanOut {
             disable,
             burst: self.burst_due(now),
+            hot: hot || self.forced,
         }
     }
 

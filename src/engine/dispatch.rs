@@ -85,6 +85,7 @@ impl<E: GuestEnv> Engine<E> {
         let (used, peak) = self.code.cache.used_and_peak_bytes();
         self.stats.cache.used_bytes = used as u64;
         self.stats.cache.peak_bytes = peak as u64;
+        self.stats.superblocks = self.code.superblocks.outcomes.clone();
         self.stats.cache.indirect_map_bytes = self.code.cache.map.resident_bytes();
         self.stats.interpreter.native_instructions = self.stubs.runs();
         let reused = self.code.reuse.counts;
@@ -114,10 +115,11 @@ impl<E: GuestEnv> Engine<E> {
         }
         if thread.burst > 0 {
             thread.burst -= 1;
-            if thread.burst == 0
-                && let Some(counters) = &mut self.code.counters
-            {
-                counters.burst_over();
+            if thread.burst == 0 {
+                if let Some(counters) = &mut self.code.counters {
+                    counters.burst_over();
+                }
+                self.form_superblock(env);
             }
         } else if tier1 && let Some(host) = self.code.cache.lookup(pc) {
             return self.before_entering(thread, host);
@@ -181,19 +183,35 @@ impl<E: GuestEnv> Engine<E> {
             ExitKind::NotEntered => EnvAction::Continue,
             ExitKind::Counter => {
                 self.stats.exits.counter += 1;
-                let head = thread.ctx.cpu.pc();
-                if let Some(counters) = &mut self.code.counters {
-                    let decision = counters.ran_out(head);
-                    thread.burst += decision.burst;
-                    if decision.burst > 0 {
-                        self.code.profile.save_if_due();
-                    }
-                    if decision.disable {
-                        self.code.cache.disable_counter(head);
-                    }
-                }
+                self.counter_ran_out(thread);
                 EnvAction::Continue
             }
+        }
+    }
+
+    fn counter_ran_out(&mut self, thread: &mut GuestThread<E>) {
+        let head = thread.ctx.cpu.pc();
+        if self.slice_over(head) {
+            return;
+        }
+        let Some(counters) = &mut self.code.counters else {
+            return;
+        };
+        let decision = counters.ran_out(head);
+        thread.burst += decision.burst;
+        if decision.burst > 0 {
+            self.code.profile.save_if_due();
+        }
+        if decision.disable {
+            self.code.cache.set_counter(head, false, false);
+        }
+        if decision.hot
+            && self.settings.max_tier >= Tier::Superblock
+            && !self.settings.verify
+            && self.code.threads.alone()
+            && self.code.superblocks.consider(&thread.ctx, head)
+        {
+            thread.burst += self.look_blocks();
         }
     }
 

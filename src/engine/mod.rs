@@ -3,7 +3,7 @@
 //! traps and signals to the guest's surroundings ([`crate::guest::GuestEnv`]).
 //!
 //! [`world`] is what threads share and the loop of each, [`dispatch`] decides what comes
-//! next, [`children`] makes processes, [`code`] holds everything made from guest code, [`promote`]
+//! next, [`children`] makes processes, [`superblocks`] tries what hot paths become, [`code`] holds everything made from guest code, [`promote`]
 //! decides what a fragment contains, [`entry`] is the way in and out, [`host_signals`] what
 //! happens when the host interrupts. Knows nothing of any operating system's system calls.
 
@@ -19,12 +19,14 @@ mod predecoded;
 mod promote;
 mod reuse;
 pub mod stats;
+mod superblocks;
 mod threads;
 mod world;
 
 pub use code::Code;
 pub use dispatch::Engine;
 pub use reuse::KeptReport;
+pub use superblocks::Superblocks;
 pub use world::{GuestThread, Held, Outcome, Shared, World};
 
 /// The highest tier that guest code may reach.
@@ -32,6 +34,7 @@ pub use world::{GuestThread, Held, Outcome, Shared, World};
 pub enum Tier {
     Interpreter,
     Block,
+    Superblock,
 }
 
 /// What a stage shows on standard error.
@@ -40,6 +43,7 @@ pub struct Dump {
     pub decode: bool,
     pub blocks: bool,
     pub fragments: bool,
+    pub superblocks: bool,
 }
 
 /// How the engine works.
@@ -63,6 +67,7 @@ pub struct Settings {
     /// Run each block in both tiers and compare.
     pub verify: bool,
     pub dump: Dump,
+    pub superblocks: Superblocks,
 }
 
 /// Executions after which a block is promoted: what runs twice is translated. Interpreting a
@@ -73,7 +78,7 @@ pub const PROMOTE_AFTER: u16 = 1;
 impl Default for Settings {
     fn default() -> Self {
         Settings {
-            max_tier: Tier::Block,
+            max_tier: Tier::Superblock,
             cache_bytes: 64 << 20,
             promote_after: PROMOTE_AFTER,
             flush_every: 0,
@@ -83,6 +88,7 @@ impl Default for Settings {
             timing: false,
             verify: false,
             dump: Dump::default(),
+            superblocks: Superblocks::default(),
         }
     }
 }

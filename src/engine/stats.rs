@@ -11,6 +11,7 @@ pub struct Stats {
     pub seconds: f64,
     pub interpreter: InterpreterStats,
     pub blocks: BlockStats,
+    pub superblocks: SuperblockStats,
     pub cache: CacheStats,
     pub exits: ExitStats,
     pub signals: SignalStats,
@@ -60,6 +61,30 @@ pub struct BlockStats {
     pub translation_seconds: f64,
     /// Spent in generated code, pass-through system calls included.
     pub seconds: f64,
+}
+
+/// Tier 2.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct SuperblockStats {
+    /// Superblocks that were made.
+    pub formed: u64,
+    /// Heads for which none could be made, or none with a gain.
+    pub refused: u64,
+    /// Superblocks that were faster in their trial.
+    pub kept: u64,
+    /// Superblocks that weren't.
+    pub rejected: u64,
+    /// Guest instructions in all that were made.
+    pub guest_instructions: u64,
+    /// Instructions of their code, exits included.
+    pub host_instructions: u64,
+    /// Bytes of their code, exits included.
+    pub code_bytes: u64,
+    /// Frame slots that were given a register.
+    pub renamed: u64,
+    /// Stores that are checked against them.
+    pub guards: u64,
+    pub inlined_calls: u64,
 }
 
 /// The code cache.

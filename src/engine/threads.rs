@@ -14,6 +14,7 @@ use std::time::Duration;
 use syscalls::Sysno;
 
 use super::code::Code;
+use super::superblocks;
 use crate::addr::HostAddr;
 use crate::codecache::Location;
 use crate::guest::{
@@ -204,6 +205,10 @@ impl<M: GuestMemory> Code<M> {
             } => {
                 let (guest, fix) = recovery::point_at(map, start, offset as u32)?;
                 Some(recovery::apply(ctx, guest, fix))
+            }
+            Location::Superblock { id, offset } => {
+                let superblock = self.superblocks.code(id)?;
+                superblocks::recover(ctx, &superblock, offset as u32)
             }
             Location::ExitStub { target } => {
                 ctx.cpu.rip = target.0;

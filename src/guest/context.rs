@@ -106,6 +106,9 @@ pub struct ThreadContext {
     /// The same for synchronous signals that somebody sent, one of each kind: they can't be
     /// blocked in the host, so one may come while another awaits delivery.
     pub sent_synchronous: [[u64; 16]; SYNCHRONOUS.len()],
+    /// Guest registers that a superblock borrows, while it runs.
+    pub borrowed: [u64; 16],
+    pub borrowed_vectors: [[u8; 16]; 16],
     /// Indirect targets beyond the flat map, direct-mapped by [`far_index`].
     pub far_targets: [FarTarget; FAR_TARGETS],
     pub vector: VectorState,
@@ -178,6 +181,8 @@ impl Default for ThreadContext {
             fault: FaultRecord::default(),
             signal_info: [0; 16],
             sent_synchronous: [[0; 16]; SYNCHRONOUS.len()],
+            borrowed: [0; 16],
+            borrowed_vectors: [[0; 16]; 16],
             far_targets: [FarTarget::default(); FAR_TARGETS],
             vector: VectorState::default(),
             shared: PhantomPinned,
@@ -251,6 +256,8 @@ pub mod offsets {
     pub const SYSCALL_BUDGET: usize = offset_of!(ThreadContext, syscall_budget);
     pub const SYSCALLS_PASSED: usize = offset_of!(ThreadContext, syscalls_passed);
     pub const FAULT: usize = offset_of!(ThreadContext, fault);
+    pub const BORROWED: usize = offset_of!(ThreadContext, borrowed);
+    pub const BORROWED_VECTORS: usize = offset_of!(ThreadContext, borrowed_vectors);
     pub const FAR_TARGETS: usize = offset_of!(ThreadContext, far_targets);
     pub const VECTOR: usize = offset_of!(ThreadContext, vector);
 }

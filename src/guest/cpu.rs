@@ -58,6 +58,8 @@ pub mod flags {
     pub const IF: u64 = 1 << 9;
     pub const DF: u64 = 1 << 10;
     pub const OF: u64 = 1 << 11;
+    /// OF, SF, ZF, AF, PF and CF.
+    pub const STATUS: u64 = CF | PF | AF | ZF | SF | OF;
     pub const AC: u64 = 1 << 18;
     pub const ID: u64 = 1 << 21;
     /// The six flags that arithmetic writes.

@@ -103,6 +103,17 @@ pub fn membarrier_private() -> io::Result<bool> {
     Ok(commands & PRIVATE_EXPEDITED != 0)
 }
 
+/// How often the calling thread lost its CPU, by its own doing or not (getrusage(2)).
+pub fn context_switches() -> u64 {
+    // SAFETY: plain data, filled in by the call.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_THREAD, &mut usage);
+        usage
+    };
+    (usage.ru_nvcsw + usage.ru_nivcsw) as u64
+}
+
 /// The largest resident set of this process so far, in bytes (getrusage(2)).
 pub fn peak_memory() -> u64 {
     // SAFETY: plain data, filled in by the call.

@@ -598,6 +598,7 @@ impl Translator {
                 target,
                 patch_at,
                 stub_at: stubs.offset(),
+                lower: false,
             });
             stubs.store_rip(target);
             stubs.jump_to_routine(HostRoutine::Leave);

@@ -17,12 +17,32 @@ mod saved;
 pub use fragment::{Plan, Settings, TranslateError, Translation, Translator};
 pub use saved::{Saved, save};
 
-use crate::addr::HostAddr;
+use iced_x86::Register;
+
+use crate::addr::{GuestAddr, HostAddr};
+use crate::guest::{HostRoutine, offsets};
 
 /// Code for an indirect entry made after its block: reloads r11 and jumps on.
 pub fn late_indirect_entry(at: HostAddr, target: HostAddr) -> Vec<u8> {
     let mut code = emit::Emitter::new(at);
     code.load_r11();
     code.jump_to(target);
+    code.finish()
+}
+
+/// Code for an exit to `target`: leaves generated code, the guest's state being exact.
+pub fn exit_stub(target: GuestAddr) -> Vec<u8> {
+    let mut code = emit::Emitter::new(HostAddr(0));
+    code.store_rip(target);
+    code.jump_to_routine(HostRoutine::Leave);
+    code.finish()
+}
+
+/// Code that leaves because the counter of `head` ran out, the guest's state being exact.
+pub fn counter_stub(head: GuestAddr) -> Vec<u8> {
+    let mut code = emit::Emitter::new(HostAddr(0));
+    code.spill(Register::RCX, offsets::SPILL);
+    code.store_rip(head);
+    code.jump_to_routine(HostRoutine::Counter);
     code.finish()
 }

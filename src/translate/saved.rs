@@ -14,7 +14,7 @@
 
 use std::ops::Range;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::emit::COUNT_DOWN_BYTES;
 use super::fragment::{Settings, Translation, Translator, stub_bytes};
@@ -59,6 +59,7 @@ pub fn save(
 ) -> Option<(Vec<u8>, usize)> {
     let mut tables: [Vec<u8>; COUNTS] = Default::default();
     let mut within: HashMap<GuestAddr, u32> = HashMap::new();
+    let mut heads: HashSet<GuestAddr> = HashSet::new();
     let mut placed = Vec::with_capacity(fragments.len());
     let mut at = 0u32;
     for fragment in fragments {
@@ -68,6 +69,7 @@ pub fn save(
         for entry in fragment.entries() {
             within.insert(entry.guest, at + entry.code_at);
         }
+        heads.extend(fragment.counters().iter().map(|counter| counter.head));
         placed.push((at, fragment));
         at = (at + fragment.code().len() as u32).next_multiple_of(16);
     }
@@ -93,17 +95,17 @@ pub fn save(
         }
         for (patch_at, target) in fragment.exits() {
             let patch_at = at + patch_at;
-            match within.get(&target) {
+            // What leads to a path head stays an exit: a superblock may take its place.
+            match within.get(&target).filter(|_| !heads.contains(&target)) {
                 Some(&entry) => put_at(code, patch_at, entry.wrapping_sub(patch_at + 4)),
                 None => put(exits, &[place(target), patch_at]),
             }
         }
         for counter in fragment.counters() {
             let patch_at = at + counter.patch_at;
-            // One that was switched off stays off.
-            if code[patch_at as usize - 1] == JUMP {
-                put(counters, &[place(counter.head), patch_at]);
-            }
+            // One that was switched off tells the next run, too, that its head is hot.
+            code[patch_at as usize - 1] = JUMP;
+            put(counters, &[place(counter.head), patch_at]);
         }
         for part in fragment.parts() {
             let hash = [part.hash as u32, (part.hash >> 32) as u32];
