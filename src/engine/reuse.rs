@@ -139,6 +139,8 @@ impl<M: GuestMemory> Code<M> {
         let (module, offset) = self.profile.modules().locate(addr)?;
         let bias = addr.0.checked_sub(offset)?;
         if !self.reuse.module(module).asked {
+            // While the folder can be read: the program may give up its rights later.
+            self.profile.may_be_known(addr);
             self.ask(module);
         }
         let of_module = self.reuse.module(module);
