@@ -10,6 +10,7 @@ mod measure;
 mod place;
 mod report;
 mod sessions;
+mod settling;
 mod statistics;
 mod suite;
 
@@ -136,6 +137,15 @@ fn bench(options: &Options) -> Result<(), Box<dyn Error>> {
             results.profiling.extend(profiling_cost(workload, options)?);
         }
     }
+    for name in suite.settling.iter().filter(|name| options.wants(name)) {
+        let listed = programs.iter().chain(&startups);
+        if let Some(workload) = listed.clone().find(|workload| workload.name == *name) {
+            match settle(workload, options) {
+                Ok(row) => results.settling.push(row),
+                Err(error) => eprintln!("skipped: settling of {name}: {error}"),
+            }
+        }
+    }
     if options.wants("interpreter") {
         results.interpreter_speed = interpreter_speed(&suite.interpreter, &options.temper);
     }
@@ -188,6 +198,21 @@ fn compare(
         }
     })
     .map(Some)
+}
+
+/// How soon a program's time is spent in generated code.
+fn settle(workload: &Workload, options: &Options) -> Result<settling::Settling, String> {
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let (fresh, kept) = (folder.path().join("fresh"), folder.path().join("kept"));
+    let with = |name, profiles: &Path| {
+        let words = [Path::new("--profile-dir"), profiles];
+        Runner::temper(name, &options.temper, &words)
+    };
+    let runs = options.pairs().min(5);
+    let (cold, learned) = (with("cold", &fresh), with("kept", &kept));
+    settling::settling(workload, &cold, &learned, runs, || {
+        let _ = fs::remove_dir_all(&fresh);
+    })
 }
 
 /// Temper with its profile against Temper without any, both with the same tiers.

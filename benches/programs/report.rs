@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::measure::{Runner, Sample};
 use crate::sessions::{Comparison, Figure};
+use crate::settling::Settling;
 use crate::statistics::{Estimate, estimate, geometric_mean, median};
 
 /// One program under one runner, paired with its native runs.
@@ -48,6 +49,7 @@ pub struct Results {
     pub programs: Vec<Row>,
     pub startups: Vec<Row>,
     pub profiling: Vec<Row>,
+    pub settling: Vec<Settling>,
     pub sessions: Vec<Figure>,
     /// Guest instructions a second in the interpreter alone.
     pub interpreter_speed: Option<f64>,
@@ -110,6 +112,17 @@ impl Results {
         if !self.profiling.is_empty() {
             println!("What profiling costs: CPU time over that with --no-profile\n");
             println!("{}\n", ratios(&self.profiling));
+        }
+        if !self.settling.is_empty() {
+            println!("CPU ms until nine tenths of user time are spent in generated code\n");
+            for row in &self.settling {
+                let (cold, kept) = (1e3 * row.cold, 1e3 * row.kept);
+                println!(
+                    "{}: cold {cold:.1}, with what earlier runs kept {kept:.1}",
+                    row.name
+                );
+            }
+            println!();
         }
         if !self.sessions.is_empty() {
             println!("Sessions: times, and rates a second, of the steps themselves\n");

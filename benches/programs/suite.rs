@@ -38,6 +38,8 @@ pub struct Suite {
     pub startups: Vec<Workload>,
     /// Names of programs whose run is compared with and without profiling.
     pub profiling: Vec<String>,
+    /// Names of programs of which it is measured how soon they run generated code.
+    pub settling: Vec<String>,
     /// What single steps of a session cost.
     pub sessions: Vec<Step>,
     /// What the interpreter's speed is measured with.

@@ -13,11 +13,11 @@
 //! | `merge` | merging, ageing, bounding |
 //! | `query` | what is known of one place |
 //! | `format`, `codec` | profiles to bytes and back, of this version and earlier ones |
-//! | `store` | the directory: locks, replacing files, pruning |
+//! | `store` | the directory: locks, replacing files, pruning; translated code beside profiles |
 //! | `stale` | [taking over](take_over) an earlier build's records, with a [`Code`] |
 //! | [`export`] | other tools' formats |
 //!
-//! # The file format, version 2
+//! # The format of a profile, version 2
 //!
 //! All integers are little-endian. The first 24 bytes keep this layout in all versions.
 //!
@@ -55,7 +55,7 @@
 //! | 2 | decisions: list of [`Decision`] | 1 | at the start of a run, alone |
 //! | 3 | counts: [`Counts`] | 2 | to merge, to show, to form superblocks |
 //! | 4 | trials: [`Trials`] | 1 | at the start of a run, alone |
-//! | 5 | kept free for translated code | | |
+//! | 5 | kept free | | |
 //!
 //! The fields are those of the types named, in their order. Three rules make files small
 //! and reading them safe:
@@ -121,7 +121,7 @@ pub use record::{
 };
 pub use stale::{Takeover, take_over};
 pub use store::{
-    Dropped, Durability, Keep, Known, RunProfile, Store, Summary, Verified, Why, Written,
-    default_profile_dir, read_profile,
+    CodePiece, Dropped, Durability, Keep, KeptCode, Known, Maker, NewPiece, RunProfile, Store,
+    Summary, Verified, VerifiedCode, Why, Written, default_profile_dir, read_profile,
 };
 pub use trial::{Machine, TrialRecord, Trials, Variant, Verdict};

@@ -3,6 +3,7 @@
 //! read, merge, write a temporary file and rename it. Files that can't be trusted are
 //! refused, or set aside as `<id>.damaged`.
 
+mod code;
 mod files;
 mod prune;
 
@@ -20,6 +21,7 @@ use crate::record::{ModuleId, ModuleProfile, ModuleRecord};
 use crate::stale;
 use crate::trial::Trials;
 
+pub use code::{CodePiece, KeptCode, Maker, NewPiece, VerifiedCode};
 use files::{create_private, read_file, trust};
 pub use prune::{Dropped, Keep, Why};
 
@@ -89,6 +91,8 @@ pub struct Summary {
     /// The profile file and its size in bytes.
     pub file: PathBuf,
     pub bytes: u64,
+    /// The size of the translated code that is kept beside it.
+    pub code_bytes: u64,
 }
 
 /// What earlier runs know of a module at the start of one.
@@ -273,6 +277,8 @@ impl Store {
             modules.push(match summary {
                 Ok(Some((module, totals))) => Ok(Summary {
                     bytes: std::fs::symlink_metadata(&path).map_or(0, |m| m.len()),
+                    code_bytes: std::fs::symlink_metadata(path.with_extension(code::EXTENSION))
+                        .map_or(0, |m| m.len()),
                     module,
                     totals,
                     file: path,
@@ -304,12 +310,16 @@ impl Store {
     }
 
     fn profile_files(&self) -> Result<Vec<PathBuf>, Error> {
+        self.files_with("profile")
+    }
+
+    fn files_with(&self, wanted: &str) -> Result<Vec<PathBuf>, Error> {
         let mut files = Vec::new();
         for entry in std::fs::read_dir(&self.dir).map_err(Error::io("read", &self.dir))? {
             let path = entry.map_err(Error::io("read", &self.dir))?.path();
             if path
                 .extension()
-                .is_some_and(|extension| extension == "profile")
+                .is_some_and(|extension| extension == wanted)
             {
                 files.push(path);
             }

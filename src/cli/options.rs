@@ -99,6 +99,8 @@ pub struct RunOptions {
     #[serde(with = "exact_path::optional")]
     pub stats_json: Option<PathBuf>,
     pub verify: bool,
+    /// Use translated code of earlier runs, and keep this run's.
+    pub reuse: bool,
     pub dump: Vec<DumpStage>,
     pub developer: Developer,
 }
@@ -135,6 +137,10 @@ pub struct RunArgs {
     /// Neither gather, load nor save a profile
     #[arg(long, conflicts_with = "profile_dir")]
     pub no_profile: bool,
+
+    /// Neither use nor keep translated code beside the profile
+    #[arg(long)]
+    pub no_kept_code: bool,
 
     /// The highest tier that code may reach
     #[arg(long, value_name = "TIER", value_enum, default_value = "superblock")]
@@ -219,6 +225,7 @@ impl RunArgs {
             stats: self.stats,
             stats_json: self.stats_json.map(absolute),
             verify: self.verify,
+            reuse: !self.no_kept_code,
             dump: self.dump,
             developer,
         };
@@ -309,6 +316,7 @@ mod tests {
             stats: true,
             stats_json: Some(odd),
             verify: false,
+            reuse: true,
             dump: vec![DumpStage::Blocks],
             developer: Developer {
                 flush_every: NonZeroU64::new(7),

@@ -210,6 +210,7 @@ fn engine_settings(options: &RunOptions) -> Settings {
         flush_every: options.developer.flush_every.map_or(0, |every| every.get()),
         stop_after: options.developer.stop_after.unwrap_or(u64::MAX),
         profile: options.profile != ProfileStore::Off,
+        reuse: options.reuse,
         timing: options.stats || options.stats_json.is_some(),
         verify: options.verify,
         dump: Dump {
@@ -243,6 +244,14 @@ fn save_profile(engine: &mut Engine<Process>, options: &RunOptions) -> Vec<Strin
         engine.stats.profile.save_seconds = started.elapsed().as_secs_f64();
         let warnings = engine.code.profile.take_warnings();
         said.extend(warnings.iter().chain(&report.errors).map(|e| e.to_string()));
+        let started = Instant::now();
+        let kept = engine.code.keep_code();
+        engine.stats.reuse.save_seconds = started.elapsed().as_secs_f64();
+        engine.stats.reuse.bytes_saved = kept.bytes;
+        // What keeps profiles from being saved was said already.
+        if report.errors.is_empty() {
+            said.extend(kept.errors.iter().map(|e| e.to_string()));
+        }
     }
     let stats = engine.code.profile.stats();
     engine.stats.profile.modules_loaded = stats.modules_loaded;

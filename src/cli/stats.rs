@@ -102,6 +102,18 @@ pub fn render(stats: &Stats) -> String {
             ("saving", seconds(profile.save_seconds)),
         ],
     );
+    let reuse = &stats.reuse;
+    section(
+        "reused code",
+        &[
+            ("fragments", count(reuse.pieces)),
+            ("blocks", count(reuse.blocks)),
+            ("generated code", bytes(reuse.code_bytes)),
+            ("loading", seconds(reuse.load_seconds)),
+            ("saved", bytes(reuse.bytes_saved)),
+            ("saving", seconds(reuse.save_seconds)),
+        ],
+    );
     section("memory", &[("peak", bytes(stats.memory.peak_bytes))]);
     if let Some(column) = table.column_mut(2) {
         column.set_cell_alignment(CellAlignment::Right);

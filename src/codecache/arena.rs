@@ -151,6 +151,14 @@ impl Arena {
         self.map.show(copy)
     }
 
+    /// What is there, whether or not it may be executed at the moment.
+    pub(super) fn bytes(&self, range: Range<usize>) -> &[u8] {
+        assert!(range.start <= range.end && range.end <= self.map.len());
+        // SAFETY: within the writable view, which is initialized memory of the arena's own;
+        // patching takes the arena mutably.
+        unsafe { std::slice::from_raw_parts(self.map.write_ptr(range.start), range.len()) }
+    }
+
     pub(super) fn exec_addr(&self, offset: usize) -> HostAddr {
         self.map.exec_addr(offset)
     }

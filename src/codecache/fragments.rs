@@ -7,6 +7,7 @@ use hashbrown::HashMap;
 
 use super::arena::{Arena, Space};
 use super::indirect_map::IndirectMap;
+use super::movable::Movable;
 use super::superblocks::Superblock;
 use crate::addr::{GuestAddr, HostAddr, pages};
 use crate::host::DualMapCopy;
@@ -59,10 +60,64 @@ pub struct Entry {
     pub guest: GuestAddr,
     /// Guest bytes that this block was made from.
     pub guest_len: u32,
+    /// Of those, the first so many decide what the code does: the rest is an instruction for
+    /// the interpreter.
+    pub copied: u32,
     /// Offset of the block's code within the fragment's code.
     pub code_at: u32,
     /// The entry for indirect branches, where there is one.
     pub indirect: Option<IndirectEntry>,
+}
+
+/// A field of 32 bits in a fragment's code that isn't the same wherever the guest code and
+/// the fragment lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Relocation(u32);
+
+impl Relocation {
+    /// The field at this offset holds a guest address.
+    pub fn address(at: u32) -> Relocation {
+        Relocation(at << 1)
+    }
+
+    /// The field at this offset holds the distance from its place to a guest address.
+    pub fn distance(at: u32) -> Relocation {
+        Relocation(at << 1 | 1)
+    }
+
+    pub fn at(self) -> u32 {
+        self.0 >> 1
+    }
+
+    pub fn is_distance(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    /// The same field in code of which this is part, from `by` on.
+    pub fn moved(self, by: u32) -> Relocation {
+        Relocation(self.0 + (by << 1))
+    }
+
+    pub fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    pub fn from_bits(bits: u32) -> Relocation {
+        Relocation(bits)
+    }
+}
+
+/// What was a fragment of its own when it was translated.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// Offset in the fragment's code, up to the next part's.
+    pub code_at: u32,
+    /// Offset of its points in the fragment's state map.
+    pub recovery_at: u32,
+    /// The guest address that those are relative to.
+    pub head: GuestAddr,
+    /// Of the guest code that its blocks were made from, [`Entry::copied`] bytes of each.
+    pub hash: u64,
 }
 
 /// What the translator hands over.
@@ -75,6 +130,14 @@ pub struct NewFragment {
     pub counters: Vec<Counter>,
     /// The translator's state map, kept with the fragment.
     pub recovery: Vec<u8>,
+    /// At least one, in ascending order.
+    pub parts: Vec<Part>,
+    /// What else than stubs and exits depends on places.
+    pub relocations: Vec<Relocation>,
+    /// Relocations and exits are all that does.
+    pub movable: bool,
+    /// An earlier run made it.
+    pub restored: bool,
     /// It is a superblock, and has no entries.
     pub superblock: Option<Superblock>,
 }
@@ -88,6 +151,10 @@ impl NewFragment {
         self.entries.clear();
         self.counters.clear();
         self.recovery.clear();
+        self.parts.clear();
+        self.relocations.clear();
+        self.movable = false;
+        self.restored = false;
         self.superblock = None;
     }
 }
@@ -116,14 +183,19 @@ pub(super) struct Fragment {
     /// Numbers in the cache's exits.
     exits: Range<u32>,
     pub(super) counters: Box<[Counter]>,
-    recovery: Box<[u8]>,
+    pub(super) recovery: Box<[u8]>,
+    pub(super) parts: Box<[Part]>,
+    pub(super) relocations: Box<[Relocation]>,
+    movable: bool,
+    pub(super) restored: bool,
     pub(super) superblock: Option<Box<Superblock>>,
 }
 
 /// Where a host address lies in the cache.
 #[derive(Debug)]
 pub enum Location<'a> {
-    /// In a fragment's code: offset from its start, and the translator's state map.
+    /// In a fragment's code: the guest address where it (or its part) starts, the offset from
+    /// there, and the translator's state map.
     Code {
         start: GuestAddr,
         offset: usize,
@@ -357,11 +429,20 @@ impl CodeCache {
                 }
             }
         }
+        let mut last_page = None;
+        self.index.reserve(new.entries.len());
+        if link && new.restored {
+            let reached = new.entries.iter().filter(|entry| entry.indirect.is_some());
+            self.map.prepare_all(reached.map(|entry| entry.guest));
+        }
         for entry in &new.entries {
             let old = self.index.insert(entry.guest, (id, entry.code_at));
             debug_assert!(old.is_none(), "{} is translated twice", entry.guest);
             let end = entry.guest.offset(i64::from(entry.guest_len.max(1)));
             for page in pages(entry.guest..end) {
+                if last_page.replace(page) == Some(page) {
+                    continue;
+                }
                 let list = self.by_page.entry(page).or_default();
                 if list.last() != Some(&id) {
                     list.push(id);
@@ -387,6 +468,10 @@ impl CodeCache {
             exits: exits.clone(),
             counters: new.counters.as_slice().into(),
             recovery: new.recovery.as_slice().into(),
+            parts: new.parts.as_slice().into(),
+            relocations: new.relocations.as_slice().into(),
+            movable: new.movable,
+            restored: new.restored,
             superblock: new.superblock.clone().map(Box::new),
         });
         if link {
@@ -427,10 +512,10 @@ impl CodeCache {
 
     /// Lets all exits to `target` lead to what is there now.
     pub(super) fn link_all_to(&mut self, target: GuestAddr) {
-        if !self.contains(target) {
+        let mut number = self.exits_to.get(&target).copied().unwrap_or(NONE);
+        if number == NONE || !self.contains(target) {
             return;
         }
-        let mut number = self.exits_to.get(&target).copied().unwrap_or(NONE);
         while number != NONE {
             if let Some(host) = self.destination(number) {
                 self.link(number, host);
@@ -607,6 +692,24 @@ impl CodeCache {
         self.arena.clear();
     }
 
+    /// Offsets of the displacements of a fragment's exits, and where they lead.
+    pub(super) fn exits_of<'c>(
+        &'c self,
+        fragment: &'c Fragment,
+    ) -> impl Iterator<Item = (u32, GuestAddr)> + 'c {
+        fragment.exits.clone().map(move |number| {
+            let exit = &self.exits[number as usize];
+            (exit.patch_at - fragment.code.start as u32, exit.target)
+        })
+    }
+
+    /// The live fragments that can be kept for later runs.
+    pub fn movable(&self) -> impl Iterator<Item = Movable<'_>> {
+        let live = self.fragments.iter().flatten();
+        live.filter(|fragment| fragment.movable)
+            .map(|fragment| Movable::new(self, fragment))
+    }
+
     /// Where in the cache `pc` lies; `None` outside live fragments.
     pub fn locate(&self, pc: HostAddr) -> Option<Location<'_>> {
         let offset = self.arena.offset_of(pc)?;
@@ -631,10 +734,16 @@ impl CodeCache {
                         offset: offset - fragment.code.start,
                     });
                 }
+                let offset = offset - fragment.code.start;
+                let after = (fragment.parts).partition_point(|p| p.code_at as usize <= offset);
+                let part = fragment.parts.get(after.checked_sub(1)?)?;
+                // Points count from their part's start: those of the next are none of this.
+                let end = (fragment.parts.get(after))
+                    .map_or(fragment.recovery.len(), |next| next.recovery_at as usize);
                 return Some(Location::Code {
-                    start: fragment.entries[0].guest,
-                    offset: offset - fragment.code.start,
-                    recovery: &fragment.recovery,
+                    start: part.head,
+                    offset: offset - part.code_at as usize,
+                    recovery: fragment.recovery.get(part.recovery_at as usize..end)?,
                 });
             }
         }

@@ -26,6 +26,8 @@ const VSYSCALL_BYTES: usize = 0x8000;
 pub struct IndirectMap {
     miss: HostAddr,
     filled: HashSet<u64>,
+    /// The page of `filled` that was asked for last.
+    recent: u64,
     /// Entries beyond the map's reach, for the exact form of indirect branches.
     far: HashMap<GuestAddr, HostAddr>,
     /// Counts removals from `far`: whoever keeps copies compares.
@@ -44,6 +46,7 @@ impl IndirectMap {
         let mut map = IndirectMap {
             miss,
             filled: HashSet::new(),
+            recent: 0,
             far: HashMap::new(),
             far_epoch: 0,
         };
@@ -106,7 +109,34 @@ impl IndirectMap {
         }
     }
 
+    /// As [`IndirectMap::prepare`] for many addresses, in fewer page faults: those of
+    /// neighbouring pages are one call to the kernel.
+    pub fn prepare_all(&mut self, addrs: impl Iterator<Item = GuestAddr>) {
+        let mut pages: Vec<u64> = addrs
+            .filter_map(Self::entry)
+            .map(|entry| entry & !(PAGE_SIZE - 1))
+            .filter(|page| !self.filled.contains(page))
+            .collect();
+        pages.sort_unstable();
+        pages.dedup();
+        for run in pages.chunk_by(|page, next| page + PAGE_SIZE == *next) {
+            if run.len() > 1 {
+                let bytes = run.len() * PAGE_SIZE as usize;
+                // SAFETY: pages of the reserved map; where the kernel can't do it (before
+                // Linux 5.14) the stores below fault one by one.
+                unsafe { libc::madvise(run[0] as *mut _, bytes, libc::MADV_POPULATE_WRITE) };
+            }
+            for &page in run {
+                self.fill(page);
+            }
+        }
+    }
+
     fn fill(&mut self, page: u64) {
+        if self.recent == page {
+            return;
+        }
+        self.recent = page;
         if self.filled.insert(page) {
             for entry in (page..page + PAGE_SIZE).step_by(8) {
                 store(entry, self.miss.0);

@@ -13,12 +13,14 @@
 mod arena;
 mod fragments;
 mod indirect_map;
+mod movable;
 mod superblocks;
 
 pub use arena::{ARENA_BASE, ARENA_LIMIT, Space};
 pub use fragments::{
     CacheStats, CodeCache, Counter, Entry, FragmentId, IndirectEntry, LATE_ENTRY_BYTES, Location,
-    NewExit, NewFragment,
+    NewExit, NewFragment, Part, Relocation,
 };
 pub use indirect_map::{IndirectMap, MAP_DISPLACEMENT, MAP_REACH};
+pub use movable::Movable;
 pub use superblocks::{Detour, Superblock};

@@ -16,6 +16,7 @@ use super::counters::Counters;
 use super::entry;
 use super::lockstep::Prepared;
 use super::predecoded::Predecoded;
+use super::reuse::Reuse;
 use super::superblocks::SuperblockTable;
 use super::threads::Threads;
 use crate::addr::GuestAddr;
@@ -46,6 +47,7 @@ pub struct Code<M: GuestMemory> {
     /// Fragments made so far.
     pub(super) fragments: u64,
     pub(super) threads: Threads,
+    pub(super) reuse: Reuse,
 }
 
 impl<M: GuestMemory> Code<M> {
@@ -72,6 +74,7 @@ impl<M: GuestMemory> Code<M> {
             superblocks: SuperblockTable::default(),
             fragments: 0,
             threads: Threads::default(),
+            reuse: Reuse::new(settings),
         })
     }
 
@@ -129,7 +132,9 @@ impl<M: GuestMemory> CodeControl for Code<M> {
         self.profile.spent_loading(started.elapsed());
         match identity {
             Ok(identity) => {
-                self.profile.map_module(range, path, file_offset, identity);
+                let mapped = range.clone();
+                let module = self.profile.map_module(range, path, file_offset, identity);
+                self.reuse.mapped(module, mapped);
             }
             Err(error) => {
                 tracing::debug!(target: "temper::profile", ?path, %error, "not identified");
@@ -145,8 +150,10 @@ impl<M: GuestMemory> CodeControl for Code<M> {
         // A limit on the size of files is met by an error, not by a death.
         let limited = Ignored::new(SIGXFSZ);
         let report = self.profile.save(Durability::Routine);
+        let kept = self.keep_code();
         drop(limited);
-        for error in self.profile.take_warnings().iter().chain(&report.errors) {
+        let warnings = self.profile.take_warnings();
+        for error in warnings.iter().chain(&report.errors).chain(&kept.errors) {
             tracing::warn!(target: "temper::profile", %error, "not saved");
         }
     }

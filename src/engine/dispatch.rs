@@ -30,7 +30,7 @@ pub struct Engine<E: GuestEnv> {
     pub stats: Stats,
     pub(super) settings: Settings,
     pub(super) stubs: StubCache,
-    translator: Translator,
+    pub(super) translator: Translator,
     /// The block interpreted last, if it isn't kept; its memory is used again.
     scratch_ops: PredecodedBlock<E::Memory>,
     entries: u64,
@@ -88,6 +88,11 @@ impl<E: GuestEnv> Engine<E> {
         self.stats.superblocks = self.code.superblocks.outcomes.clone();
         self.stats.cache.indirect_map_bytes = self.code.cache.map.resident_bytes();
         self.stats.interpreter.native_instructions = self.stubs.runs();
+        let reused = self.code.reuse.counts;
+        self.stats.reuse.pieces = reused.pieces;
+        self.stats.reuse.blocks = reused.blocks;
+        self.stats.reuse.code_bytes = reused.bytes;
+        self.stats.reuse.load_seconds = reused.seconds;
     }
 
     /// Does what comes next for the guest, as far as entering generated code.
@@ -358,6 +363,9 @@ impl<E: GuestEnv> Engine<E> {
         pc: GuestAddr,
         tier1: bool,
     ) -> EnvAction {
+        if tier1 && thread.burst == 0 && self.reuse(env, pc) {
+            return EnvAction::Continue;
+        }
         let started = self.settings.timing.then(Instant::now);
         let (id, fresh) = match self.known_block(env, pc, tier1) {
             Ok(Some(found)) => found,

@@ -16,6 +16,7 @@ pub mod host_signals;
 mod lockstep;
 mod predecoded;
 mod promote;
+mod reuse;
 pub mod stats;
 mod superblocks;
 mod threads;
@@ -23,6 +24,7 @@ mod world;
 
 pub use code::Code;
 pub use dispatch::Engine;
+pub use reuse::KeptReport;
 pub use superblocks::Superblocks;
 pub use world::{GuestThread, Held, Outcome, Shared, World};
 
@@ -57,6 +59,8 @@ pub struct Settings {
     pub stop_after: u64,
     /// Gather a profile.
     pub profile: bool,
+    /// Use translated code of earlier runs, and keep this run's.
+    pub reuse: bool,
     /// Measure how long each tier runs.
     pub timing: bool,
     /// Run each block in both tiers and compare.
@@ -79,6 +83,7 @@ impl Default for Settings {
             flush_every: 0,
             stop_after: u64::MAX,
             profile: true,
+            reuse: true,
             timing: false,
             verify: false,
             dump: Dump::default(),

@@ -14,7 +14,7 @@ use crate::profile::Tier;
 use crate::translate::{self, Plan, TranslateError, Translator};
 
 /// Bytes of code and stubs that one fragment may take.
-const MAX_FRAGMENT: usize = 16 << 10;
+pub(super) const MAX_FRAGMENT: usize = 16 << 10;
 const MAX_BLOCKS: usize = 96;
 
 /// What a promotion made.
@@ -99,7 +99,7 @@ impl<E: GuestEnv> Plan for Follow<'_, E> {
     }
 
     fn wants(&mut self, addr: GuestAddr) -> bool {
-        if self.single || self.code.cache.contains(addr) {
+        if self.single || self.code.cache.contains(addr) || self.code.awaits_reuse(addr) {
             return false;
         }
         let profile = &self.code.profile;

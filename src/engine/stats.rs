@@ -17,6 +17,7 @@ pub struct Stats {
     pub signals: SignalStats,
     pub syscalls: SyscallStats,
     pub profile: ProfileStats,
+    pub reuse: ReuseStats,
     pub memory: MemoryStats,
 }
 
@@ -156,6 +157,22 @@ pub struct ProfileStats {
     pub records_saved: u64,
     /// Spent identifying files of code and reading what is known of them.
     pub load_seconds: f64,
+    pub save_seconds: f64,
+}
+
+/// Translated code of earlier runs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ReuseStats {
+    /// Fragments installed, each of many that an earlier run made.
+    pub pieces: u64,
+    /// Blocks in them.
+    pub blocks: u64,
+    /// Bytes of generated code, exits included.
+    pub code_bytes: u64,
+    /// Spent looking for them, checking and installing them.
+    pub load_seconds: f64,
+    /// Bytes of the files that this run wrote.
+    pub bytes_saved: u64,
     pub save_seconds: f64,
 }
 

@@ -204,11 +204,11 @@ impl<M: GuestMemory> Code<M> {
     pub(super) fn recover(&self, ctx: &mut ThreadContext) -> Option<Place> {
         match self.cache.locate(HostAddr(ctx.fault.host_pc))? {
             Location::Code {
+                start,
                 offset,
                 recovery: map,
-                ..
             } => {
-                let (guest, fix) = recovery::point_at(map, offset as u32)?;
+                let (guest, fix) = recovery::point_at(map, start, offset as u32)?;
                 Some(recovery::apply(ctx, guest, fix))
             }
             Location::Superblock { id, offset } => {

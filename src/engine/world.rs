@@ -150,7 +150,11 @@ impl<E: GuestEnv> Held<'_, E> {
                     EnvAction::Fork(call) => action = self.fork(thread, call),
                     EnvAction::Share => action = self.share(thread),
                     EnvAction::ExitThread(status) => return Outcome::ThreadExit(status),
-                    EnvAction::Exit(status) => return Outcome::Exit(status),
+                    EnvAction::Exit(status) => {
+                        let Shared { engine, env } = &mut **self;
+                        engine.complete(env);
+                        return Outcome::Exit(status);
+                    }
                     EnvAction::Kill(signo) => return Outcome::Killed(signo),
                     EnvAction::Abort => return Outcome::Aborted,
                 }

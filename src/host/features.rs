@@ -113,6 +113,8 @@ pub struct Features {
     pub avx: bool,
     pub avx512: bool,
     pub erms: bool,
+    /// What tells this CPU from others: its signature, and what it and the system offer.
+    pub fingerprint: [u32; 7],
 }
 
 impl Features {
@@ -133,6 +135,9 @@ impl Features {
                 avx: leaf1.ecx & (1 << 28) != 0,
                 avx512: leaf7.ebx & (1 << 16) != 0,
                 erms: leaf7.ebx & (1 << 9) != 0,
+                fingerprint: [
+                    leaf1.eax, leaf1.ecx, leaf1.edx, leaf7.ebx, leaf7.ecx, leaf7.edx, leaf_d1,
+                ],
             }
         })
     }

@@ -2,6 +2,7 @@
 //! layout, executable memory mapped twice (never writable and executable at one address),
 //! raw system calls, threads of its own. Knows nothing of guests.
 
+mod build;
 mod clone;
 pub mod dispositions;
 mod dual_map;
@@ -13,6 +14,7 @@ pub mod probe;
 pub mod syscall;
 mod worker;
 
+pub use build::build_id;
 pub use clone::{Stack, clone_onto};
 pub use dispositions::{Ignored, keep_c_heap_off_the_break};
 pub use dual_map::{DualMap, DualMapCopy};

@@ -76,6 +76,8 @@ pub struct Profile {
     pub(super) retired: Vec<Retired>,
     /// By module: what saves of this run did.
     pub(super) saved: Vec<Saved>,
+    /// By module: offsets of blocks that run as code of earlier runs. May repeat.
+    pub(super) uncounted: Vec<Vec<u64>>,
     pub(super) timed: Option<TimedSaves>,
     pub(super) stats: ProfileStats,
     pub(super) paths: PathRecorder,
@@ -107,6 +109,7 @@ impl Profile {
             past: Vec::new(),
             retired: Vec::new(),
             saved: Vec::new(),
+            uncounted: Vec::new(),
             timed: None,
             stats: ProfileStats::default(),
             paths: PathRecorder::new(),
@@ -139,7 +142,7 @@ impl Profile {
     }
 
     /// What went wrong with the profile directory since the last call; the run goes on.
-    pub(super) fn warn(&mut self, errors: Vec<Error>) {
+    pub fn warn(&mut self, errors: Vec<Error>) {
         self.warnings.extend(errors);
     }
 
@@ -162,6 +165,7 @@ impl Profile {
         self.past.resize_with(modules, || None);
         self.retired.resize_with(modules, Retired::default);
         self.saved.resize(modules, Saved::Nothing);
+        self.uncounted.resize_with(modules, Vec::new);
         module
     }
 
@@ -189,6 +193,26 @@ impl Profile {
             self.stats.known_hot += 1;
         }
         Some(hot)
+    }
+
+    /// Where profiles are kept.
+    pub fn store(&self) -> Option<&Store> {
+        self.store.as_ref()
+    }
+
+    /// Blocks at these offsets run from now on without being counted, as what earlier runs
+    /// knew of them: ageing is to spare their records.
+    pub fn runs_uncounted(&mut self, module: ModuleIndex, offsets: impl Iterator<Item = u64>) {
+        self.uncounted[module.index()].extend(offsets);
+    }
+
+    /// Blocks of modules that were interpreted and could have been translated, by address.
+    pub fn interpreted(&self) -> impl Iterator<Item = (ModuleIndex, GuestAddr)> + '_ {
+        self.live_counts()
+            .filter(|(_, block)| {
+                block.visits > 0 && block.tier == Tier::Interpreted && !block.is_untranslatable()
+            })
+            .map(|(module, block)| (module, block.start))
     }
 
     /// Whether earlier runs may have known a block at `start`: cheap, and worth a

@@ -112,6 +112,17 @@ impl KnownBlocks {
             .is_some_and(|found| !std::mem::replace(&mut self.used[found], true))
     }
 
+    /// Remembers that whatever block is known at an offset was met.
+    pub fn meet_all(&mut self, offset: u64) {
+        if let Some(first) = self.first_at(offset) {
+            let same = self.decisions[first..]
+                .iter()
+                .take_while(|d| d.offset == offset);
+            let count = same.count();
+            self.used[first..first + count].fill(true);
+        }
+    }
+
     /// The sorted offsets of blocks that were met.
     pub fn met(&self) -> Vec<u64> {
         let mut met: Vec<u64> = self

@@ -408,7 +408,12 @@ impl Profile {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
-        let spared = self.known(module).met();
+        let uncounted = std::mem::take(&mut self.uncounted[module.index()]);
+        let known = self.known(module);
+        for offset in uncounted {
+            known.meet_all(offset);
+        }
+        let spared = known.met();
         let saved = &mut self.saved[module.index()];
         let runs = match (occasion, *saved) {
             (Occasion::Meanwhile, Saved::Nothing | Saved::Part) => {

@@ -1,11 +1,14 @@
 //! Builds one fragment from guest blocks.
 
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
+use profile_db::content_hash;
 
 use super::emit::{COUNT_DOWN_BYTES, Emitter};
 use super::recovery::{Fix, Recorder};
 use crate::addr::{GuestAddr, HostAddr};
-use crate::codecache::{Counter, Entry, IndirectEntry, NewExit, NewFragment};
+use crate::codecache::{
+    Counter, Entry, IndirectEntry, MAP_REACH, NewExit, NewFragment, Part, Relocation,
+};
 use crate::decode::{Block, BlockEnd};
 use crate::guest::{HostRoutine, offsets};
 
@@ -73,12 +76,18 @@ impl Translator {
         plan: &mut dyn Plan,
         settings: Settings,
     ) -> Result<Translation<'_>, TranslateError> {
-        self.restart(settings);
+        self.restart(head, settings);
         let mut block = std::mem::take(&mut self.block);
         let result = self.follow(head, plan, &mut block);
         self.block = block;
         result?;
         self.finish();
+        self.fragment.parts.push(Part {
+            code_at: 0,
+            recovery_at: 0,
+            head,
+            hash: content_hash(&self.copied),
+        });
         Ok(Translation {
             fragment: &self.fragment,
             return_sites: &self.return_sites,
@@ -117,6 +126,9 @@ impl Translator {
     }
 }
 
+/// The one form that ends a block as a system call.
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+
 fn is_syscall(block: &Block) -> bool {
     matches!(block.end, BlockEnd::Syscall { .. })
 }
@@ -135,15 +147,17 @@ pub struct Translator {
     settings: Settings,
     /// The block being translated.
     block: Block,
-    code: Emitter,
+    pub(super) code: Emitter,
     stubs: Emitter,
-    recorder: Recorder,
-    fragment: NewFragment,
+    pub(super) recorder: Recorder,
+    /// The bytes of all blocks so far.
+    copied: Vec<u8>,
+    pub(super) fragment: NewFragment,
     /// Stubs: exits, then indirect entries as (entry index).
-    exits: Vec<(u32, GuestAddr)>,
-    outlined_entries: Vec<usize>,
+    pub(super) exits: Vec<(u32, GuestAddr)>,
+    pub(super) outlined_entries: Vec<usize>,
     /// Counters: offset of the displacement of the jump to the stub, path head, cell.
-    counters: Vec<(u32, GuestAddr, u32)>,
+    pub(super) counters: Vec<(u32, GuestAddr, u32)>,
     return_sites: Vec<GuestAddr>,
     instructions: u64,
     encoder: Encoder,
@@ -164,6 +178,7 @@ impl Default for Translator {
             code: Emitter::new(HostAddr(0)),
             stubs: Emitter::new(HostAddr(0)),
             recorder: Recorder::default(),
+            copied: Vec::new(),
             fragment: NewFragment::default(),
             exits: Vec::new(),
             outlined_entries: Vec::new(),
@@ -177,11 +192,13 @@ impl Default for Translator {
 }
 
 impl Translator {
-    fn restart(&mut self, settings: Settings) {
+    pub(super) fn restart(&mut self, head: GuestAddr, settings: Settings) {
         self.settings = settings;
         self.code.restart(settings.code_base);
-        self.recorder.clear();
+        self.recorder.restart(head);
+        self.copied.clear();
         self.fragment.clear();
+        self.fragment.movable = !settings.exact_indirect;
         self.exits.clear();
         self.outlined_entries.clear();
         self.counters.clear();
@@ -244,9 +261,14 @@ impl Translator {
         self.fragment.entries.push(Entry {
             guest: start,
             guest_len: block.len,
+            copied: block.bytes.len() as u32 + is_syscall(block) as u32 * SYSCALL.len() as u32,
             code_at: self.code.offset(),
             indirect,
         });
+        self.copied.extend_from_slice(&block.bytes);
+        if is_syscall(block) {
+            self.copied.extend_from_slice(&SYSCALL);
+        }
         self.point(start, Fix::Exact);
         if let Some(cell) = plan.counter(start) {
             let patch_at = self.code.detour();
@@ -323,6 +345,7 @@ impl Translator {
             BlockEnd::Syscall { at, next } => {
                 self.point(at, Fix::Exact);
                 self.code.store_rip(next);
+                self.holds_address(next);
                 self.code.store_r11();
                 // lea (where generated code goes on),%r11
                 self.code.raw(&[0x4c, 0x8d, 0x1d]);
@@ -422,15 +445,30 @@ impl Translator {
             _ if branch.is_ip_rel_memory_operand()
                 && !self.code.reaches(branch.ip_rel_memory_address()) =>
             {
+                self.fragment.movable = false;
                 self.code
                     .load_immediate(Register::R11, branch.ip_rel_memory_address());
                 self.point(at, Fix::R11InSlot);
                 // mov (%r11),%r11
                 self.code.raw(&[0x4d, 0x8b, 0x1b]);
             }
-            _ => self.code.load_target(&mut self.encoder, branch)?,
+            _ => {
+                self.code.load_target(&mut self.encoder, branch)?;
+                if branch.is_ip_rel_memory_operand() {
+                    let field = self.code.offset() - 4;
+                    self.fragment.relocations.push(Relocation::distance(field));
+                    self.fragment.movable &= branch.memory_base() == Register::RIP;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// The code made last ends in 32 bits that hold a guest address.
+    fn holds_address(&mut self, addr: GuestAddr) {
+        let field = self.code.offset() - 4;
+        self.fragment.relocations.push(Relocation::address(field));
+        self.fragment.movable &= addr < MAP_REACH;
     }
 
     fn jump_indirect(&mut self, branch: GuestAddr, undo: i32) {
@@ -447,7 +485,9 @@ impl Translator {
     fn push_return(&mut self, return_to: GuestAddr) {
         if let Ok(value) = i32::try_from(return_to.0) {
             self.code.push_immediate(value);
+            self.holds_address(return_to);
         } else {
+            self.fragment.movable = false;
             self.code.store_below_stack(-4, (return_to.0 >> 32) as u32);
             self.code.store_below_stack(-8, return_to.0 as u32);
             self.code.raw(&[0x48, 0x8d, 0x64, 0x24, 0xf8]);
@@ -478,9 +518,12 @@ impl Translator {
             let next = self.code.here().offset(bytes.len() as i64);
             self.code.raw(bytes);
             let value = target.wrapping_sub(next.0) as u32;
-            self.code.patch_u32(start + displacement as u32, value);
+            let field = start + displacement as u32;
+            self.code.patch_u32(field, value);
+            self.fragment.relocations.push(Relocation::distance(field));
             return Ok(());
         }
+        self.fragment.movable = false;
         if instruction.mnemonic() == Mnemonic::Lea {
             let reg = instruction.op0_register();
             if reg.size() == 8 {
@@ -531,7 +574,7 @@ impl Translator {
         Ok(())
     }
 
-    fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         // Stubs are laid out from their start; their total size fixes their addresses.
         let exit_bytes: usize = self
             .exits
@@ -590,7 +633,7 @@ impl Translator {
     }
 }
 
-fn stub_bytes(target: GuestAddr) -> usize {
+pub(super) fn stub_bytes(target: GuestAddr) -> usize {
     8 + if i32::try_from(target.0).is_ok() {
         13
     } else {

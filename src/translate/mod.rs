@@ -12,8 +12,10 @@
 mod emit;
 mod fragment;
 pub mod recovery;
+mod saved;
 
 pub use fragment::{Plan, Settings, TranslateError, Translation, Translator};
+pub use saved::{Saved, save};
 
 use iced_x86::Register;
 

@@ -68,15 +68,22 @@ impl Recorder {
         self.guest = guest.0;
     }
 
-    /// The points so far, in the form that [`points`] reads.
+    /// The points so far, in the form that [`points`] reads: relative to where they began, so
+    /// that they hold wherever the code lies.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    pub fn clear(&mut self) {
+    /// Starts over, for code whose first guest address is `head`.
+    pub fn restart(&mut self, head: GuestAddr) {
         self.bytes.clear();
         self.host = 0;
-        self.guest = 0;
+        self.guest = head.0;
+    }
+
+    /// Takes over points that were recorded before.
+    pub fn copy(&mut self, points: &[u8]) {
+        self.bytes.extend_from_slice(points);
     }
 }
 
@@ -108,18 +115,21 @@ fn read_i32(bytes: &mut std::slice::Iter<'_, u8>) -> Option<i32> {
     Some(i32::from_le_bytes(value))
 }
 
-/// All points of a fragment: host offset, guest address, fix.
-pub fn points(recovery: &[u8]) -> impl Iterator<Item = (u32, GuestAddr, Fix)> + '_ {
+/// All points of a fragment that starts at `head`: host offset, guest address, fix.
+pub fn points(
+    recovery: &[u8],
+    head: GuestAddr,
+) -> impl Iterator<Item = (u32, GuestAddr, Fix)> + '_ {
     let mut bytes = recovery.iter();
-    let (mut host, mut guest) = (0u32, 0u64);
+    let (mut host, mut guest) = (0u32, head.0);
     std::iter::from_fn(move || {
         let first = *bytes.next()?;
         let fix = if first & 0x80 == 0 {
-            host += u32::from(first);
+            host = host.wrapping_add(u32::from(first));
             guest = guest.wrapping_add(u64::from(*bytes.next()?));
             Fix::Exact
         } else {
-            host += read_varint(&mut bytes)? as u32;
+            host = host.wrapping_add(read_varint(&mut bytes)? as u32);
             let zigzag = read_varint(&mut bytes)?;
             let delta = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
             guest = guest.wrapping_add_signed(delta);
@@ -143,8 +153,8 @@ fn gpr64(number: u8) -> Register {
 }
 
 /// The point that holds at `offset`.
-pub fn point_at(recovery: &[u8], offset: u32) -> Option<(GuestAddr, Fix)> {
-    points(recovery)
+pub fn point_at(recovery: &[u8], head: GuestAddr, offset: u32) -> Option<(GuestAddr, Fix)> {
+    points(recovery, head)
         .take_while(|&(host, _, _)| host <= offset)
         .last()
         .map(|(_, guest, fix)| (guest, fix))
@@ -212,13 +222,15 @@ mod tests {
             (400, GuestAddr(0x1000), Fix::Spilled(Register::R13)),
         ];
         let mut recorder = Recorder::default();
+        let head = GuestAddr(0x40_0ff0);
+        recorder.restart(head);
         for (host, guest, fix) in written {
             recorder.point(host, guest, fix);
         }
         let bytes = recorder.bytes();
-        assert_eq!(points(bytes).collect::<Vec<_>>(), written);
+        assert_eq!(points(bytes, head).collect::<Vec<_>>(), written);
         assert_eq!(
-            point_at(bytes, 13),
+            point_at(bytes, head, 13),
             Some((GuestAddr(0x40_1003), Fix::R11InSlot))
         );
     }

@@ -1,7 +1,7 @@
 //! Opening what may have been tampered with: nothing is trusted that another user could
 //! have put in its place.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -55,6 +55,24 @@ pub fn read_file<T>(
     id: Option<&ModuleId>,
     parse: impl Fn(&ProfileFile) -> Result<T, Refusal>,
 ) -> Result<Option<T>, Error> {
+    let Some((file, _)) = open_trusted(path)? else {
+        return Ok(None);
+    };
+    parse_open(path, &file, |file| {
+        let (module, _) = file.module()?;
+        let stem = path.file_stem().unwrap_or_default();
+        if id.is_some_and(|id| module.id != *id)
+            || stem.as_bytes() != module.id.file_stem().as_bytes()
+        {
+            return Err(Refusal::Damage(Damage::WrongModule));
+        }
+        parse(file)
+    })
+    .map(Some)
+}
+
+/// Opens a regular file that nobody else can have put there. `None` when there is none.
+pub fn open_trusted(path: &Path) -> Result<Option<(File, Metadata)>, Error> {
     let opened = OpenOptions::new()
         .read(true)
         // NONBLOCK: a FIFO in the file's place must not hang the run.
@@ -79,17 +97,7 @@ pub fn read_file<T>(
         });
     }
     trust(path, &metadata)?;
-    parse_open(path, &file, |file| {
-        let (module, _) = file.module()?;
-        let stem = path.file_stem().unwrap_or_default();
-        if id.is_some_and(|id| module.id != *id)
-            || stem.as_bytes() != module.id.file_stem().as_bytes()
-        {
-            return Err(Refusal::Damage(Damage::WrongModule));
-        }
-        parse(file)
-    })
-    .map(Some)
+    Ok(Some((file, metadata)))
 }
 
 /// Reads a whole file, whoever owns it and whatever its name: the user asked for it.

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use super::{Store, Summary};
+use super::{Store, Summary, code};
 use crate::error::Error;
 use crate::record::ModuleId;
 
@@ -68,7 +68,12 @@ impl Store {
             let entry = entry.map_err(Error::io("read", self.dir()))?;
             let file = entry.path();
             let extension = file.extension().and_then(|extension| extension.to_str());
-            if matches!(extension, Some("damaged" | "tmp")) {
+            let is_leftover = match extension {
+                Some("damaged" | "tmp") => true,
+                Some(code::EXTENSION) => !file.with_extension("profile").exists(),
+                Some(_) | None => false,
+            };
+            if is_leftover {
                 let dead = Dropped {
                     bytes: entry.metadata().map_or(0, |metadata| metadata.len()),
                     file,
@@ -99,7 +104,8 @@ impl Store {
         let mut dropped = Vec::new();
         let mut kept = 0u64;
         for known in modules {
-            let sum = kept.saturating_add(known.bytes);
+            let bytes = known.bytes + known.code_bytes;
+            let sum = kept.saturating_add(bytes);
             let why = if spared == Some(&known.module.id) {
                 None
             } else if !(keep.chosen)(&known) {
@@ -116,7 +122,7 @@ impl Store {
             let dead = Dropped {
                 file: known.file,
                 module: Some(known.module.path),
-                bytes: known.bytes,
+                bytes,
                 why,
             };
             remove(&dead, keep)?;
@@ -129,6 +135,11 @@ impl Store {
 fn remove(dead: &Dropped, keep: &Keep) -> Result<(), Error> {
     if keep.dry_run {
         return Ok(());
+    }
+    // The code goes first: alone it is of no use.
+    let code = dead.file.with_extension(code::EXTENSION);
+    if dead.module.is_some() && code.exists() {
+        std::fs::remove_file(&code).map_err(Error::io("remove", &code))?;
     }
     std::fs::remove_file(&dead.file).map_err(Error::io("remove", &dead.file))
 }

@@ -524,3 +524,88 @@ fn a_directory_behind_anothers_symlink_is_refused() {
     }
     assert!(matches!(Store::open(&link), Err(Error::Untrusted { .. })));
 }
+
+fn piece(key: u64, bytes: &[u8]) -> NewPiece {
+    NewPiece {
+        key,
+        blocks: 3,
+        bytes: bytes.into(),
+    }
+}
+
+#[test]
+fn code_is_kept_by_key_for_its_maker_alone() {
+    let (_home, store) = store();
+    let (mine, others) = ([1; 16], [2; 16]);
+    let id = ModuleId::Content([9; 16]);
+    let kept = store.keep_code(&id, &mine, vec![piece(1, b"one")]);
+    assert_eq!(kept.unwrap(), 0, "there is no profile");
+    let id = save(&store, 3).module.id;
+    store
+        .keep_code(&id, &mine, vec![piece(7, b"seven"), piece(2, b"two")])
+        .unwrap();
+    store
+        .keep_code(
+            &id,
+            &mine,
+            vec![piece(2, b"another two"), piece(5, b"five")],
+        )
+        .unwrap();
+    let kept = store.code(&id, &mine).unwrap().unwrap();
+    let read = |key| {
+        let piece = kept.find(key)?;
+        store.code_piece(&id, &kept, piece).unwrap()
+    };
+    assert_eq!(kept.blocks(), 9);
+    assert_eq!(read(2).unwrap(), b"another two");
+    assert_eq!(read(5).unwrap(), b"five");
+    assert_eq!(read(7).unwrap(), b"seven");
+    assert_eq!(read(3), None);
+    assert!(store.code(&id, &others).unwrap().is_none());
+    let listed = store.list().unwrap();
+    assert!(listed[0].as_ref().unwrap().code_bytes > 0);
+    // Another maker's file takes the place of this one, whose table is of no use then.
+    store
+        .keep_code(&id, &others, vec![piece(1, b"theirs")])
+        .unwrap();
+    assert_eq!(read(2), None);
+    assert!(store.code(&id, &mine).unwrap().is_none());
+}
+
+#[test]
+fn damaged_code_is_refused_wherever_the_damage_is() {
+    let (_home, store) = store();
+    let maker = [1; 16];
+    let id = save(&store, 4).module.id;
+    let path = store.path(&id, "code");
+    let pieces = vec![piece(1, b"some code"), piece(2, b"more of it")];
+    store.keep_code(&id, &maker, pieces).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let read = || -> Result<(), Error> {
+        let Some(kept) = store.code(&id, &maker)? else {
+            return Ok(());
+        };
+        for piece in kept.pieces() {
+            store.code_piece(&id, &kept, piece)?;
+        }
+        Ok(())
+    };
+    read().unwrap();
+    for bit in 0..whole.len() * 8 {
+        let mut bytes = whole.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&path, bytes).unwrap();
+        assert!(
+            matches!(read(), Err(Error::Damaged { aside: Some(_), .. })),
+            "bit {bit}"
+        );
+        assert!(!path.exists());
+    }
+    for len in 0..whole.len() {
+        std::fs::write(&path, &whole[..len]).unwrap();
+        assert!(matches!(read(), Err(Error::Damaged { .. })), "{len} bytes");
+    }
+    // A link isn't followed.
+    std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+    assert!(matches!(read(), Err(Error::Untrusted { .. })));
+}

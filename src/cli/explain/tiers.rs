@@ -183,7 +183,7 @@ impl<'a, 'data> Tiers<'a, 'data> {
         );
         let ends_in_jump = matches!(block.end, BlockEnd::Jump { .. });
         let mut beside = Beside::new(listed, ends_in_jump, self.symbols);
-        let map: Vec<(u32, GuestAddr, Fix)> = points(&fragment.recovery).collect();
+        let map: Vec<(u32, GuestAddr, Fix)> = points(&fragment.recovery, block.start).collect();
         for host in disassembled(self.code_at, &fragment.code) {
             let offset = (host.ip() - self.code_at.0) as u32;
             let point = map.iter().rev().find(|(from, _, _)| *from <= offset);

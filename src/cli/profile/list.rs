@@ -64,6 +64,8 @@ struct Listed {
     executions: u64,
     profile: String,
     profile_bytes: u64,
+    /// Of the translated code beside it.
+    code_bytes: u64,
 }
 
 impl Listed {
@@ -82,6 +84,7 @@ impl Listed {
             executions: totals.executions,
             profile: summary.file.display().to_string(),
             profile_bytes: summary.bytes,
+            code_bytes: summary.code_bytes,
         }
     }
 
@@ -109,7 +112,7 @@ pub fn run(args: &ListArgs, out: &mut impl Write) -> Result<(), Failure> {
         Order::Executions => listed.sort_by_key(|l| Reverse(l.executions)),
         Order::Runs => listed.sort_by_key(|l| Reverse(l.runs)),
         Order::Blocks => listed.sort_by_key(|l| Reverse(l.blocks)),
-        Order::Size => listed.sort_by_key(|l| Reverse(l.profile_bytes)),
+        Order::Size => listed.sort_by_key(|l| Reverse(l.profile_bytes + l.code_bytes)),
         Order::Name => listed.sort_by(|a, b| a.file_name().cmp(b.file_name())),
     }
     listed.truncate(args.top.unwrap_or(usize::MAX));
@@ -146,7 +149,7 @@ fn text(listed: &[Listed]) -> String {
             module.runs.to_string(),
             short(module.blocks),
             short(module.executions),
-            short(module.profile_bytes),
+            short(module.profile_bytes + module.code_bytes),
             ago(now.saturating_sub(module.last_seen)),
             // Enough to tell them apart, and `show` takes it.
             identity.chars().take(8).collect(),

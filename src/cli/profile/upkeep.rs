@@ -90,26 +90,48 @@ pub fn verify(args: &VerifyArgs, out: &mut impl Write) -> Result<(), Failure> {
             problem: result.err().map(|error| error.to_string()),
         })
         .collect();
-    let bad = checked.iter().filter(|c| c.problem.is_some()).count();
+    let profiles = checked.len();
+    let code = store.verify_code().map_err(own)?;
+    let files = code.len();
+    let checked: Vec<Checked> = checked
+        .into_iter()
+        .chain(code.into_iter().map(|(file, result)| Checked {
+            profile: file.display().to_string(),
+            path: None,
+            records: *result.as_ref().unwrap_or(&0),
+            problem: result.err().map(|error| error.to_string()),
+        }))
+        .collect();
+    let count_bad = |checked: &[Checked]| checked.iter().filter(|c| c.problem.is_some()).count();
+    let (of_profiles, of_code) = checked.split_at(profiles);
+    let bad = count_bad(&checked);
     if args.json {
         print_json(out, &checked)?;
     } else {
-        let records: u64 = checked.iter().map(|c| c.records).sum();
+        let sum = |checked: &[Checked]| checked.iter().map(|c| c.records).sum::<u64>();
         let mut text = String::new();
         for problem in checked.iter().filter_map(|c| c.problem.as_ref()) {
             text.push_str(&format!("{problem}\n"));
         }
         text.push_str(&format!(
             "{} of {} profiles are whole, {} records\n",
-            checked.len() - bad,
-            checked.len(),
-            short(records)
+            profiles - count_bad(of_profiles),
+            profiles,
+            short(sum(of_profiles))
         ));
+        if files > 0 {
+            text.push_str(&format!(
+                "{} of {} files of translated code are whole, {} blocks\n",
+                files - count_bad(of_code),
+                files,
+                short(sum(of_code))
+            ));
+        }
         print(out, &text)?;
     }
     if bad > 0 {
         return Err(Failure::own(format!(
-            "{bad} profiles can't be used; the next run sets damaged ones aside and starts anew"
+            "{bad} files can't be used; the next run sets damaged ones aside and starts anew"
         )));
     }
     Ok(())
