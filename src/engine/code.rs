@@ -71,7 +71,7 @@ impl<M: GuestMemory> Code<M> {
             } else {
                 None
             },
-            superblocks: SuperblockTable::default(),
+            superblocks: SuperblockTable::new(settings.superblocks.forced),
             fragments: 0,
             threads: Threads::default(),
             reuse: Reuse::new(settings),

@@ -43,7 +43,7 @@ struct Head {
 }
 
 /// What to do about a counter that ran out.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct RanOut {
     /// Switch the counter off.
     pub disable: bool,
@@ -51,6 +51,8 @@ pub(super) struct RanOut {
     pub burst: u32,
     /// It may well be what the program spends its time on.
     pub hot: bool,
+    /// Counts per TSC cycle.
+    pub rate: f32,
 }
 
 pub(super) struct Counters {
@@ -144,6 +146,7 @@ impl Counters {
                 disable: true,
                 burst: 0,
                 hot: false,
+                rate: 0.0,
             };
         };
         let elapsed = now.saturating_sub(state.since).max(1);
@@ -163,6 +166,7 @@ impl Counters {
             disable,
             burst: self.burst_due(now),
             hot: hot || self.forced,
+            rate,
         }
     }
 

@@ -183,19 +183,17 @@ impl<E: GuestEnv> Engine<E> {
             ExitKind::NotEntered => EnvAction::Continue,
             ExitKind::Counter => {
                 self.stats.exits.counter += 1;
-                self.counter_ran_out(thread);
+                self.counter_ran_out(thread, env);
                 EnvAction::Continue
             }
         }
     }
 
-    fn counter_ran_out(&mut self, thread: &mut GuestThread<E>) {
+    fn counter_ran_out(&mut self, thread: &mut GuestThread<E>, env: &mut E) {
         let head = thread.ctx.cpu.pc();
         if self.slice_over(head) {
             return;
         }
-        self.lose_patience();
-        let has_turn = self.has_turn(head);
         let Some(counters) = &mut self.code.counters else {
             return;
         };
@@ -204,16 +202,13 @@ impl<E: GuestEnv> Engine<E> {
         if decision.burst > 0 {
             self.code.profile.save_if_due();
         }
-        if decision.disable {
-            self.code.cache.set_counter(head, false, false);
-        }
-        if (decision.hot || has_turn)
-            && self.settings.max_tier >= Tier::Superblock
+        let superblocks = self.settings.max_tier >= Tier::Superblock
             && !self.settings.verify
-            && self.code.threads.alone()
-            && self.code.superblocks.consider(&thread.ctx, head)
-        {
-            thread.burst += self.look_blocks();
+            && self.code.threads.alone();
+        let stays =
+            superblocks && self.consider_superblock(thread, env, head, decision.hot, decision.rate);
+        if decision.disable && !stays {
+            self.code.cache.set_counter(head, false, false);
         }
     }
 

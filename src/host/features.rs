@@ -117,6 +117,26 @@ pub struct Features {
     pub fingerprint: [u32; 7],
 }
 
+/// The CPU's vendor, family, model and stepping, as people write them.
+pub fn cpu_name() -> String {
+    let leaf0 = __cpuid(0);
+    let vendor: String = [leaf0.ebx, leaf0.edx, leaf0.ecx]
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .map(char::from)
+        .collect();
+    let signature = __cpuid(1).eax;
+    let base = signature >> 8 & 0xf;
+    let family = base
+        + if base == 0xf {
+            signature >> 20 & 0xff
+        } else {
+            0
+        };
+    let model = (signature >> 4 & 0xf) | (signature >> 12 & 0xf0);
+    format!("{vendor} {family:#x} {model:#x} {}", signature & 0xf)
+}
+
 impl Features {
     /// The host's features, read once.
     pub fn get() -> &'static Features {

@@ -19,7 +19,7 @@ pub use clone::{Stack, clone_onto};
 pub use dispositions::{Ignored, keep_c_heap_off_the_break};
 pub use dual_map::{DualMap, DualMapCopy};
 pub use environment::environment;
-pub use features::{Component, Features, XsaveLayout};
+pub use features::{Component, Features, XsaveLayout, cpu_name};
 pub use heap::Heap;
 pub use lock::Lock;
 pub use worker::Worker;

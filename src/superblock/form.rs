@@ -27,10 +27,10 @@ pub trait Guide {
     fn block(&mut self, addr: GuestAddr, into: &mut Block) -> bool;
 
     /// How often the block was entered lately.
-    fn entered(&self, addr: GuestAddr) -> u32;
+    fn entered(&mut self, block: &Block) -> u64;
 
     /// How often its branch was taken, and was not.
-    fn outcomes(&self, addr: GuestAddr) -> (u32, u32);
+    fn outcomes(&mut self, block: &Block) -> (u64, u64);
 }
 
 /// The blocks of a region.
@@ -165,9 +165,9 @@ impl Former<'_> {
                 Some((weight, *to))
             }
             Ending::Branch { taken, next } => {
-                let (took, passed) = self.guide.outcomes(start);
-                let took = f64::from(took) + 0.1;
-                let passed = f64::from(passed) + 0.1;
+                let (took, passed) = self.guide.outcomes(&block);
+                let took = took as f64 + 0.1;
+                let passed = passed as f64 + 0.1;
                 let share = took / (took + passed);
                 let ways = [(weight * share, *taken), (weight * (1.0 - share), *next)];
                 let (hot, cold) = if share > 0.5 {
@@ -180,11 +180,12 @@ impl Former<'_> {
             }
             Ending::Leave(_) => None,
         };
+        let count = self.guide.entered(&block).max(1);
         self.blocks.push((
             RegionBlock {
                 start: start.0,
                 instructions,
-                count: u64::from(self.guide.entered(start).max(1)),
+                count,
                 end: RegionEnd::Leave { at: start.0 },
             },
             ending,
@@ -246,7 +247,7 @@ impl Former<'_> {
     /// A context for a call, if it is to be part of the region.
     fn enter(&mut self, context: usize, callee: GuestAddr, return_to: GuestAddr) -> Option<usize> {
         let depth = self.contexts[context].depth + 1;
-        if depth > MAX_DEPTH || self.guide.entered(callee) == 0 {
+        if depth > MAX_DEPTH {
             return None;
         }
         let mut around = Some(context);
