@@ -114,7 +114,11 @@ impl Rewriter<'_> {
     /// Brings a pending value into its guest register.
     pub fn materialize(&mut self, register: u8) -> Result<(), Refusal> {
         if let Some(value) = self.state.general[usize::from(register)] {
-            self.compute(value, register)?;
+            let known = match value {
+                Value::SignExtended(of) => self.state.extension(of),
+                Value::Sum(_) => None,
+            };
+            self.compute(known.map_or(value, Value::register), register)?;
             self.state.general[usize::from(register)] = None;
             self.state.changed(register);
         }
@@ -235,13 +239,7 @@ impl Rewriter<'_> {
 
     /// A host register with the sign extension of another's low half.
     pub fn extended(&mut self, of: u8) -> Result<u8, Refusal> {
-        let known = self
-            .state
-            .temporaries
-            .iter()
-            .find(|temporary| temporary.extended == Some(of));
-        if let Some(temporary) = known {
-            let register = temporary.register;
+        if let Some(register) = self.state.extension(of) {
             self.pinned.push(register);
             return Ok(register);
         }

@@ -57,6 +57,13 @@ impl State {
             .is_some_and(|flags| flags.left.reads(register) || flags.right.reads(register))
     }
 
+    /// The temporary that holds the sign extension of a register's low half.
+    pub fn extension(&self, of: u8) -> Option<u8> {
+        let holder = |temporary: &&Temporary| temporary.extended == Some(of);
+        let found = self.temporaries.iter().find(holder);
+        found.map(|temporary| temporary.register)
+    }
+
     /// A host register has a new value.
     pub fn changed(&mut self, register: u8) {
         for temporary in &mut self.temporaries {

@@ -78,13 +78,23 @@ impl Sum {
         let displacement = self.displacement.checked_add(other.displacement)?;
         let mut parts: Vec<(u8, u8)> = Vec::with_capacity(4);
         for sum in [self, other] {
-            parts.extend(sum.base.map(|base| (base, 1)));
-            parts.extend(sum.index);
+            let terms = sum.base.map(|base| (base, 1)).into_iter().chain(sum.index);
+            for (register, times) in terms {
+                match parts.iter_mut().find(|(known, _)| *known == register) {
+                    Some((_, known)) => *known = known.checked_add(times)?,
+                    None => parts.push((register, times)),
+                }
+            }
         }
         let (base, index) = match parts.as_slice() {
             [] => (None, None),
             [(base, 1)] => (Some(*base), None),
+            [(register, times @ (3 | 5 | 9))] => (Some(*register), Some((*register, times - 1))),
+            [(_, times)] if !matches!(times, 2 | 4 | 8) => return None,
             [one] => (None, Some(*one)),
+            [(_, 1), (_, times)] | [(_, times), (_, 1)] if !matches!(times, 1 | 2 | 4 | 8) => {
+                return None;
+            }
             [(base, 1), other] | [other, (base, 1)] => (Some(*base), Some(*other)),
             _ => return None,
         };
@@ -144,6 +154,11 @@ mod tests {
         assert_eq!(base(4).plus(base(3)).unwrap().base, Some(4));
         assert!(eight.times(2).is_none());
         assert_eq!(sum.times(1), Some(sum));
+        let twice = base(1).plus(base(1)).unwrap();
+        assert_eq!((twice.base, twice.index), (None, Some((1, 2))));
+        let thrice = twice.plus(base(1)).unwrap();
+        assert_eq!((thrice.base, thrice.index), (Some(1), Some((1, 2))));
+        assert!(thrice.plus(base(1)).unwrap().plus(twice).is_none());
         let far = Sum::constant(i32::MAX, false);
         assert!(far.plus(Sum::constant(1, false)).is_none());
     }

@@ -22,6 +22,7 @@ use crate::codecache::FragmentId;
 use crate::guest::{Gpr, GuestEnv, GuestMemory, ThreadContext};
 use crate::host::cpu_name;
 use crate::host::probe::context_switches;
+use crate::profile::Tier;
 use crate::superblock::{OptimizedCode, Steps, Trial, Verdict};
 
 pub(super) use recover::recover;
@@ -150,12 +151,14 @@ impl SuperblockTable {
         self.codes.get(&id).map(Rc::clone)
     }
 
-    fn chance(&mut self, head: GuestAddr, hot: bool) -> Chance {
+    /// `is_known`: earlier runs had a superblock there, so it needn't be looked at.
+    fn chance(&mut self, head: GuestAddr, hot: bool, is_known: bool) -> Chance {
         let is_first = self.waiting.front() == Some(&head);
         if self.heads.contains_key(&head) || !(hot || is_first) {
             return Chance::Never;
         }
-        if self.wanted.is_none() && self.trying.is_none() && cycles() >= self.next_look {
+        let is_time = is_known || cycles() >= self.next_look;
+        if self.wanted.is_none() && self.trying.is_none() && is_time {
             self.waiting.retain(|&waiting| waiting != head);
             return Chance::Now;
         }
@@ -194,7 +197,8 @@ impl<E: GuestEnv> Engine<E> {
         rate: f32,
     ) -> bool {
         self.lose_patience();
-        match self.code.superblocks.chance(head, hot) {
+        let is_known = hot && self.was_superblock(env, head);
+        match self.code.superblocks.chance(head, hot, is_known) {
             Chance::Never => false,
             Chance::Later => {
                 if let Some(counters) = &mut self.code.counters {
@@ -226,6 +230,16 @@ impl<E: GuestEnv> Engine<E> {
                 false
             }
         }
+    }
+
+    /// Whether the head's block became one in an earlier run.
+    fn was_superblock(&mut self, env: &mut E, head: GuestAddr) -> bool {
+        if self.code.superblocks.heads.contains_key(&head) {
+            return false;
+        }
+        let bytes = self.bytes_at(env, head);
+        let known = bytes.and_then(|bytes| self.code.profile.known_hot(head, &bytes));
+        known.is_some_and(|known| known.tier == Tier::Superblock)
     }
 
     /// What an earlier run found out about a superblock at `head` on this machine.
@@ -310,6 +324,9 @@ impl<E: GuestEnv> Engine<E> {
                 cache.set_counter(head, true, false);
                 table.heads.insert(head, Head::Kept);
                 table.outcomes.kept += 1;
+                if let Some(id) = self.code.profile.find(head) {
+                    self.code.profile.set_tier(id, Tier::Superblock);
+                }
                 self.remember(head, region, Remembered::Kept, ratio, slices);
                 self.next_turn();
             }
@@ -403,6 +420,10 @@ impl<E: GuestEnv> Engine<E> {
     /// Uses a superblock without a trial.
     fn keep(&mut self, head: GuestAddr) {
         self.code.cache.select_superblock(head, true);
+        self.code.cache.set_counter(head, false, false);
+        if let Some(id) = self.code.profile.find(head) {
+            self.code.profile.set_tier(id, Tier::Superblock);
+        }
         let table = &mut self.code.superblocks;
         table.heads.insert(head, Head::Kept);
         table.outcomes.kept += 1;
