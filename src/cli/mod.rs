@@ -42,7 +42,7 @@ enum Command {
 Environment for finding faults in Temper itself: TEMPER_FLUSH_EVERY=N empties the code \
 cache at every Nth entry, TEMPER_HOT=1 makes all code hot at once, \
 TEMPER_PROMOTE_AFTER=N sets when code gets hot, TEMPER_STOP_AFTER=N stops translating after N \
-fragments, TEMPER_LOG=FILTER (such as temper::translate=debug) logs to standard error.")]
+fragments, TEMPER_FORCE_SUPERBLOCKS=1 keeps superblocks without trials, TEMPER_LOG=FILTER (such as temper::translate=debug) logs to standard error.")]
     Run(options::RunArgs),
     /// Show what earlier runs learned
     Profile(profile::ProfileArgs),

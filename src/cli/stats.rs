@@ -46,6 +46,24 @@ pub fn render(stats: &Stats) -> String {
             ("time", seconds(blocks.seconds)),
         ],
     );
+    let superblocks = &stats.superblocks;
+    section(
+        "superblocks",
+        &[
+            ("made", count(superblocks.formed)),
+            ("kept", count(superblocks.kept)),
+            ("rejected by their trials", count(superblocks.rejected)),
+            ("heads without one", count(superblocks.refused)),
+            ("guest instructions", count(superblocks.guest_instructions)),
+            (
+                "instructions made of them",
+                count(superblocks.host_instructions),
+            ),
+            ("frame slots in registers", count(superblocks.renamed)),
+            ("stores that are checked", count(superblocks.guards)),
+            ("inlined calls", count(superblocks.inlined_calls)),
+        ],
+    );
     let cache = &stats.cache;
     section(
         "code cache",
