@@ -120,7 +120,7 @@ pub fn check(case: &Case, mode: Mode) -> Result<(), Failed> {
         Mode::Twice => &[" in the second run", " in the third run"],
         // With code that an earlier run kept, which is evicted like any other.
         Mode::SmallCache | Mode::Flush => &[" in the second run"],
-        Mode::Interpreter | Mode::Hot | Mode::Verify => &[],
+        Mode::Interpreter | Mode::Hot | Mode::Superblocks | Mode::Verify => &[],
     };
     for when in again {
         let again = case.under_temper(&options, &variables)?;

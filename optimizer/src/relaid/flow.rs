@@ -143,7 +143,7 @@ impl Flow<'_> {
                 .store(Code::Movups_xmmm128_xmm, slot, xmm(register))?;
         }
         let borrowed_from = rewriter.code.here();
-        if plan.borrowed.is_empty() {
+        if !plan.relies_on_frames {
             return Ok(borrowed_from);
         }
         // Frames are where they were when the region was formed.
@@ -282,6 +282,7 @@ impl Flow<'_> {
             }
             // A frame pointer from memory that a store may have changed.
             if let Some(word) = word
+                && plan.relies_on_frames
                 && word.doubtful
                 && let (Some(rbp), Some(rsp)) = (frame.rbp(), frame.rsp())
             {

@@ -56,6 +56,8 @@ pub(super) struct Plan {
     pub guard_shift: u8,
     /// Static data is written: the stack must be where it was.
     pub checks_stack: bool,
+    /// Something depends on where the frames are: what they are taken to be is checked.
+    pub relies_on_frames: bool,
     /// RCX doesn't occur in the region.
     pub rcx_is_free: bool,
     /// Registers that are the region's own while it runs.
@@ -288,6 +290,7 @@ pub(super) fn plan(region: &RegionInput) -> Result<Plan, Refusal> {
     Ok(Plan {
         frames,
         guard,
+        relies_on_frames: checks,
         rcx_is_free,
         borrowed,
         borrowed_vectors,

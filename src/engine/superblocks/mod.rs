@@ -116,7 +116,7 @@ const FORCED_LOOK_BLOCKS: u32 = 100;
 /// second gains nothing.
 const FIRST_LOOK: u64 = 300_000_000;
 /// After a look, so many times its own duration pass before the next.
-const LOOK_SHARE: u64 = 20;
+const LOOK_SHARE: u64 = 50;
 /// A hot head that has to wait asks again after so many TSC cycles.
 const ASK_AGAIN: f32 = 30_000_000.0;
 /// Most heads that wait.
