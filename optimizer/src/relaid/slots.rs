@@ -49,6 +49,8 @@ pub(super) struct Plan {
     pub guard: Option<GuardBox>,
     /// Registers for what comes and goes.
     pub temporaries: Vec<u8>,
+    /// The region stands on what is known of its frames, which the entry checks.
+    pub checks: bool,
     /// There are enough of them for flags that may have to be computed late.
     pub folds_flags: bool,
     /// Hold the guard's constants.
@@ -292,6 +294,7 @@ pub(super) fn plan(region: &RegionInput) -> Result<Plan, Refusal> {
         borrowed,
         borrowed_vectors,
         loaded,
+        checks,
         folds_flags: checks && temporaries.len() > 1,
         temporaries: if checks {
             temporaries.to_vec()
