@@ -17,7 +17,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use iced_x86::{Decoder, DecoderOptions};
+use iced_x86::{Decoder, DecoderOptions, InstructionInfoFactory, OpAccess, Register};
 use optimizer::region::{
     ContextLayout, Next, OptimizedCode, RegionBlock, RegionEnd, RegionInput, Steps,
 };
@@ -183,4 +183,51 @@ fn regions_become_this_code() {
     }
     assert!(seen > 0, "fixtures are there");
     assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+/// What a rewritten instruction keeps of its destination has to be there: pending values are
+/// computed before whatever reads them, as the decoder's tables say.
+#[test]
+fn what_keeps_a_part_of_its_destination_reads_it() {
+    // With memory: movlps, movlpd, movhps, movhpd; of registers: movlhps, movhlps, movss,
+    // movsd, cvtsi2ss, cvtsi2sd, cvtss2sd, cvtsd2ss, sqrtss, sqrtsd, rcpss, rsqrtss, roundss,
+    // roundsd, pinsrd, pinsrw, insertps, cvtpi2ps.
+    let all: &[&[u8]] = &[
+        &[0x0f, 0x12, 0x00],
+        &[0x66, 0x0f, 0x12, 0x00],
+        &[0x0f, 0x16, 0x00],
+        &[0x66, 0x0f, 0x16, 0x00],
+        &[0x0f, 0x16, 0xc1],
+        &[0x0f, 0x12, 0xc1],
+        &[0xf3, 0x0f, 0x10, 0xc1],
+        &[0xf2, 0x0f, 0x10, 0xc1],
+        &[0xf3, 0x0f, 0x2a, 0xc1],
+        &[0xf2, 0x0f, 0x2a, 0xc1],
+        &[0xf3, 0x0f, 0x5a, 0xc1],
+        &[0xf2, 0x0f, 0x5a, 0xc1],
+        &[0xf3, 0x0f, 0x51, 0xc1],
+        &[0xf2, 0x0f, 0x51, 0xc1],
+        &[0xf3, 0x0f, 0x53, 0xc1],
+        &[0xf3, 0x0f, 0x52, 0xc1],
+        &[0x66, 0x0f, 0x3a, 0x0a, 0xc1, 0],
+        &[0x66, 0x0f, 0x3a, 0x0b, 0xc1, 0],
+        &[0x66, 0x0f, 0x3a, 0x22, 0xc1, 0],
+        &[0x66, 0x0f, 0xc4, 0xc1, 0],
+        &[0x66, 0x0f, 0x3a, 0x21, 0xc1, 0],
+        &[0x0f, 0x2a, 0xc1],
+    ];
+    let mut factory = InstructionInfoFactory::new();
+    let mut wrong = Vec::new();
+    for code in all {
+        let instruction = Decoder::with_ip(64, code, 0, DecoderOptions::NONE).decode();
+        let info = factory.info(&instruction);
+        let reads = info.used_registers().iter().any(|used| {
+            used.register() == Register::XMM0
+                && matches!(used.access(), OpAccess::ReadWrite | OpAccess::Read)
+        });
+        if !reads {
+            wrong.push(instruction.to_string());
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
 }
