@@ -3,8 +3,9 @@
 use iced_x86::{Code, Instruction, InstructionInfoFactory, MemoryOperand, Mnemonic, Register};
 
 use super::emit::{Code64, Label, gpr, xmm};
-use super::form::{STACK_SHIFT, stores_anywhere};
+use super::form::{Class, STACK_SHIFT, stores_anywhere};
 use super::frame::{Frame, Saved};
+use super::operand::is_vector_move;
 use super::rewrite::{Cold, RBP, RCX, RSP, Rewriter};
 use super::slots::{Plan, below, exact_slot};
 use super::state::State;
@@ -70,8 +71,8 @@ pub(super) fn build(region: &RegionInput, plan: &Plan) -> Result<(OptimizedCode,
             .map(|block| block.instructions.len() as u32)
             .sum(),
         host_instructions: rewriter.code.instructions,
-        renamed: count(super::form::Class::General),
-        renamed_vector: count(super::form::Class::Vector),
+        renamed: count(Class::General),
+        renamed_vector: count(Class::Vector),
         guards: rewriter.guards,
         inlined_calls: region
             .blocks
@@ -158,7 +159,7 @@ impl Flow<'_> {
             self.check_distance(delta, region.blocks[0].start)?;
         }
         let rewriter = &mut self.rewriter;
-        if plan.checks_stack {
+        if plan.relies_on_frames_stack {
             let at = region.blocks[0].start;
             let piece = i32::try_from(region.stack >> STACK_SHIFT)
                 .map_err(|_| Refusal::StackPointer { at })?;
@@ -355,14 +356,6 @@ impl Flow<'_> {
             }
         }
         self.rewriter.materialize_flags(&[])?;
-        for register in 0..16 {
-            if general & 1 << register != 0 {
-                self.rewriter.state.general[register] = None;
-            }
-            if vectors & 1 << register != 0 {
-                self.rewriter.state.vectors[register] = None;
-            }
-        }
         debug_assert_eq!(
             self.rewriter.state.loaded & plan.loaded[to],
             plan.loaded[to]
@@ -388,14 +381,15 @@ impl Flow<'_> {
                 .access(instruction)
                 .zip(super::form::substitutable(instruction, info))
                 .and_then(|(access, form)| exact_slot(&plan.slots, access, form.class));
-            let is_loaded = slot.is_some_and(|(index, _)| plan.loaded[block] & 1 << index != 0);
+            let loaded = slot.filter(|(index, _)| plan.loaded[block] & 1 << index != 0);
+            let class = loaded.map(|(_, slot)| slot.class);
             let to = instruction.op0_register();
             let is_general = matches!(instruction.code(), Code::Mov_r64_rm64 | Code::Mov_r32_rm32)
                 && ![Register::RSP, Register::RBP].contains(&to.full_register());
-            let is_vector = super::rewrite::is_vector_move(instruction) && to.is_xmm();
-            if is_loaded && is_general {
+            let is_vector = is_vector_move(instruction) && to.is_xmm();
+            if class == Some(Class::General) && is_general {
                 general |= 1 << to.full_register().number();
-            } else if is_loaded && is_vector {
+            } else if class == Some(Class::Vector) && is_vector {
                 vectors |= 1 << to.number();
             } else {
                 break;

@@ -5,7 +5,8 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 use super::form::{Class, has_high_byte, substitutable};
 use super::frame::Frame;
-use super::rewrite::{RBP, RSP, Rewriter, is_vector_move, low_half};
+use super::operand::{is_vector_move, low_half};
+use super::rewrite::{RBP, RSP, Rewriter};
 use super::slots::exact_slot;
 use crate::region::{FlagsOf, FlagsOperation, Refusal, Sum, Value};
 

@@ -110,6 +110,15 @@ pub fn is_relayable(instruction: &Instruction) -> bool {
             return false;
         }
     }
+    // A bit offset in a register addresses memory beyond the operand.
+    if matches!(
+        instruction.mnemonic(),
+        Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
+    ) && instruction.op0_kind() == OpKind::Memory
+        && instruction.op1_kind() == OpKind::Register
+    {
+        return false;
+    }
     // What moves the stack pointer in other ways than by constants is seen when it is
     // followed; 16-bit pushes only make it odd.
     !matches!(
@@ -216,11 +225,10 @@ pub(super) fn substitutable(
         OpCodeOperandKind::xmm_or_mem if bytes == 4 || bytes == 8 => Class::Vector,
         _ => return None,
     };
-    // A bit offset in a register addresses memory beyond the operand.
-    if matches!(
-        instruction.mnemonic(),
-        Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
-    ) && instruction.op1_kind() == OpKind::Register
+    // A bit offset in a register addresses memory beyond the operand; a lane is chosen of
+    // registers only.
+    if instruction.mnemonic() == Mnemonic::Bt && instruction.op1_kind() == OpKind::Register
+        || instruction.mnemonic() == Mnemonic::Insertps
     {
         return None;
     }

@@ -12,6 +12,7 @@ mod flow;
 mod fold;
 mod form;
 mod frame;
+mod operand;
 mod rewrite;
 mod slots;
 mod state;

@@ -2,8 +2,7 @@
 //! folded go into operands, stores to unknown places are guarded.
 
 use iced_x86::{
-    Code, Instruction, InstructionInfoFactory, MemoryOperand, Mnemonic, OpAccess,
-    OpCodeOperandKind, OpKind, Register,
+    Code, Instruction, InstructionInfoFactory, MemoryOperand, Mnemonic, OpAccess, OpKind, Register,
 };
 
 use super::emit::{Code64, Label, gpr, gpr_sized, gpr32, xmm};
@@ -12,7 +11,10 @@ use super::form::{
     writes,
 };
 use super::frame::{Frame, has_memory_operand};
-use super::slots::{Plan, Slot, effect, exact_slot};
+use super::operand::{
+    is_vector_move, low_half, operand, set_address, takes_any_general, takes_any_vector,
+};
+use super::slots::{Effect, Plan, Slot, effect, exact_slot};
 use super::state::State;
 use crate::region::{
     FlagsOf, FlagsOperation, PendingStore, Refusal, RegionInput, StatePoint, Sum, Value,
@@ -385,7 +387,8 @@ impl Rewriter<'_> {
                 self.state.vectors[usize::from(to)] = None;
                 return Ok(());
             }
-            return self.finish(out, frame);
+            self.finish(out, frame)?;
+            return self.overwritten(instruction, effect, frame);
         }
         // A narrower read of the same place.
         if let (Some(access), Some(form)) = (access, form)
@@ -400,9 +403,20 @@ impl Rewriter<'_> {
             let register = gpr_sized(self.plan.slots[index].register, access.bytes);
             out.set_op_kind(form.operand, OpKind::Register);
             out.set_op_register(form.operand, register);
-            return self.finish(out, frame);
+            self.finish(out, frame)?;
+            return self.overwritten(instruction, effect, frame);
         }
         self.finish(*instruction, frame)?;
+        self.overwritten(instruction, effect, frame)
+    }
+
+    /// Slots whose memory an instruction has changed behind their registers' backs.
+    fn overwritten(
+        &mut self,
+        instruction: &Instruction,
+        effect: Effect,
+        frame: &Frame,
+    ) -> Result<(), Refusal> {
         self.state.loaded &= !effect.unloads;
         for index in 0..self.plan.slots.len() {
             if effect.reloads & 1 << index != 0 {
@@ -622,6 +636,14 @@ impl Rewriter<'_> {
         if self.state.flags.is_some() && (out.rflags_read() != 0 || touches_flags && !overwrites) {
             self.materialize_flags(&[])?;
         }
+        // Temporaries that are operands from here on aren't known to be in use.
+        let overwrites_operand = info.used_registers().iter().any(|used| {
+            let full = used.register().full_register();
+            full.is_gpr64() && writes(used.access()) && self.state.flags_read(full.number() as u8)
+        });
+        if overwrites_operand && !overwrites {
+            self.materialize_flags(&[])?;
+        }
         self.substitute(&mut out)?;
         for used in info.used_registers() {
             let full = used.register().full_register();
@@ -831,77 +853,4 @@ impl Rewriter<'_> {
         }
         Ok(true)
     }
-}
-
-/// `movss`, `movsd` or `movq` between memory and a vector register.
-pub(super) fn is_vector_move(instruction: &Instruction) -> bool {
-    matches!(
-        instruction.mnemonic(),
-        Mnemonic::Movss | Mnemonic::Movsd | Mnemonic::Movq
-    )
-}
-
-/// Whether any general register can be encoded as this operand.
-fn takes_any_general(kind: OpCodeOperandKind) -> bool {
-    use OpCodeOperandKind as Kind;
-    matches!(
-        kind,
-        Kind::r8_or_mem
-            | Kind::r16_or_mem
-            | Kind::r32_or_mem
-            | Kind::r64_or_mem
-            | Kind::r8_reg
-            | Kind::r16_reg
-            | Kind::r32_reg
-            | Kind::r64_reg
-            | Kind::r32_rm
-            | Kind::r64_rm
-            | Kind::r32_vvvv
-            | Kind::r64_vvvv
-    )
-}
-
-fn takes_any_vector(kind: OpCodeOperandKind) -> bool {
-    use OpCodeOperandKind as Kind;
-    matches!(kind, Kind::xmm_reg | Kind::xmm_or_mem | Kind::xmm_rm)
-}
-
-/// The low 32 bits of a value, extended with zeros.
-pub(super) fn low_half(value: Value) -> Value {
-    match value {
-        Value::Sum(sum) => Value::Sum(Sum { is_32: true, ..sum }),
-        Value::SignExtended(of) => Value::Sum(Sum {
-            base: Some(of),
-            is_32: true,
-            ..Sum::default()
-        }),
-    }
-}
-
-fn displ_size(sum: &Sum) -> u32 {
-    match (sum.base, sum.displacement) {
-        (None, _) => 8,
-        (Some(_), 0) => 0,
-        (Some(_), _) => 1,
-    }
-}
-
-pub(super) fn operand(sum: Sum) -> MemoryOperand {
-    MemoryOperand::new(
-        sum.base.map_or(Register::None, gpr),
-        sum.index.map_or(Register::None, |(index, _)| gpr(index)),
-        sum.index.map_or(1, |(_, scale)| u32::from(scale)),
-        i64::from(sum.displacement),
-        displ_size(&sum),
-        false,
-        Register::None,
-    )
-}
-
-fn set_address(out: &mut Instruction, sum: Sum) {
-    out.set_memory_base(sum.base.map_or(Register::None, gpr));
-    out.set_memory_index(sum.index.map_or(Register::None, |(index, _)| gpr(index)));
-    out.set_memory_index_scale(sum.index.map_or(1, |(_, scale)| u32::from(scale)));
-    out.set_memory_displacement64(i64::from(sum.displacement) as u64);
-    out.set_memory_displ_size(displ_size(&sum));
 }
