@@ -5,6 +5,7 @@
 //!
 //! `cargo bench --bench programs -- --filter lua --runs 9`; `--help` shows the rest.
 
+mod legacy;
 mod measure;
 #[path = "../../tests/support/servers.rs"]
 mod place;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use legacy::Legacy;
 use measure::Runner;
 use report::{Results, Row, Variant};
 use suite::{Suite, Workload};
@@ -97,6 +99,7 @@ fn bench(options: &Options) -> Result<(), Box<dyn Error>> {
         println!("programs, startup and profiling rows: see workloads/suite.json");
     }
     let suite = Suite::load(&scratch.join("workloads"))?;
+    let mut legacy = Legacy::load(&suite.cache)?;
     let selected = |list: &[Workload]| -> Vec<Workload> {
         list.iter()
             .filter(|workload| options.wants(&workload.name))
@@ -110,6 +113,9 @@ fn bench(options: &Options) -> Result<(), Box<dyn Error>> {
         }
         for step in &suite.sessions {
             println!("{}: {}", step.name, step.command.join(" "));
+        }
+        for workload in legacy.rows.iter().map(|row| &row.workload) {
+            println!("{}: {}", workload.name, workload.command.join(" "));
         }
         println!("redis, pgbench, nginx: a server under load");
         return Ok(());
@@ -126,6 +132,15 @@ fn bench(options: &Options) -> Result<(), Box<dyn Error>> {
         results
             .programs
             .extend(compare(workload, options, options.pairs())?);
+    }
+    for row in std::mem::take(&mut legacy.rows) {
+        let workload = &row.workload;
+        // A row of a set may be chosen by the set's name.
+        if options.wants(&workload.name) || options.wants(&workload.group) {
+            legacy.build(&row)?;
+            let compared = compare(workload, options, options.pairs())?;
+            results.legacy.extend(compared);
+        }
     }
     for workload in &startups {
         results
@@ -189,6 +204,14 @@ fn compare(
     let cold = with_profile("Temper cold", &fresh);
     let learned = with_profile("Temper with profile", &kept);
     let mut runners = vec![cold, learned];
+    for (index, more) in workload.also.iter().enumerate() {
+        let profiles = folder.path().join(index.to_string());
+        let words = more.iter().map(Path::new);
+        let words: Vec<&Path> = words
+            .chain([Path::new("--profile-dir"), &profiles])
+            .collect();
+        runners.push(Runner::temper(&more.join(" "), &options.temper, &words));
+    }
     if options.peers {
         runners.extend(peers());
     }

@@ -47,6 +47,7 @@ pub struct Results {
     pub kernel: String,
     pub runs: usize,
     pub programs: Vec<Row>,
+    pub legacy: Vec<Row>,
     pub startups: Vec<Row>,
     pub profiling: Vec<Row>,
     pub settling: Vec<Settling>,
@@ -104,6 +105,10 @@ impl Results {
         if !self.programs.is_empty() {
             println!("CPU time over native: median of the pairs, 95% interval\n");
             println!("{}\n", ratios(&self.programs));
+        }
+        if !self.legacy.is_empty() {
+            println!("Old builds: CPU time over native\n");
+            println!("{}\n", ratios(&self.legacy));
         }
         if !self.startups.is_empty() {
             println!("Beyond native: real and CPU time in ms, peak memory in MiB\n");

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::sessions::Step;
 
 /// One command to measure. The program is an absolute path.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct Workload {
     pub name: String,
     /// Rows of one group share a geometric mean.
@@ -21,6 +21,9 @@ pub struct Workload {
     pub command: Vec<String>,
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// Options of Temper with which it is measured, too, with a profile.
+    #[serde(default)]
+    pub also: Vec<Vec<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -40,6 +43,9 @@ pub struct Suite {
     pub profiling: Vec<String>,
     /// Names of programs of which it is measured how soon they run generated code.
     pub settling: Vec<String>,
+    /// The inputs' folder.
+    #[serde(skip)]
+    pub cache: PathBuf,
     /// What single steps of a session cost.
     pub sessions: Vec<Step>,
     /// What the interpreter's speed is measured with.
@@ -84,6 +90,7 @@ impl Suite {
         for step in &mut suite.sessions {
             fill(&mut step.command, Path::new(""));
         }
+        suite.cache = cache;
         Ok(suite)
     }
 }
@@ -108,9 +115,16 @@ fn make(input: &Input, partial: &Path) -> Result<(), Box<dyn Error>> {
 
 /// Changes when a file in `folder` does.
 fn fingerprint(folder: &Path) -> Result<u64, Box<dyn Error>> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(folder)?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<_, _>>()?;
+    let mut paths = Vec::new();
+    for folder in [
+        folder.to_owned(),
+        folder.join("legacy"),
+        folder.join("sources"),
+    ] {
+        for entry in fs::read_dir(folder)? {
+            paths.push(entry?.path());
+        }
+    }
     paths.sort();
     let mut hasher = DefaultHasher::new();
     for path in paths.iter().filter(|path| path.is_file()) {

@@ -5,11 +5,16 @@
 const SLICE_CYCLES: f64 = 300_000.0;
 /// Passes of the first slice, when nothing is known.
 const FIRST_PASSES: u32 = 1000;
+const MIN_PASSES: u32 = 16;
 const MAX_PASSES: u32 = 1 << 20;
 /// After so many pairs a verdict is due.
 const MAX_PAIRS: usize = 40;
 /// A gain below this isn't worth the code.
 const MIN_GAIN: f64 = 0.01;
+/// TSC cycles after which a trial must have come to an end: half a second.
+const MAX_CYCLES: u64 = 1_500_000_000;
+/// The ratio of a trial that has come to none.
+const UNKNOWN: f64 = 0.999;
 /// Slices in a row that may be lost to context switches.
 const MAX_LOST: u32 = 200;
 
@@ -27,7 +32,7 @@ pub enum Verdict {
     Undecided(Slice),
     /// The superblock takes this part of the time that the code takes without it.
     Faster(f64),
-    /// It doesn't pay.
+    /// It doesn't pay. Below 1 it isn't known to be slower.
     Slower(f64),
 }
 
@@ -41,6 +46,7 @@ pub struct Trial {
     /// The first slice of each side warms caches up and says how long passes take.
     warm: u32,
     lost: u32,
+    spent: u64,
 }
 
 impl Default for Trial {
@@ -54,6 +60,7 @@ impl Default for Trial {
             lower: None,
             warm: 2,
             lost: 0,
+            spent: 0,
         }
     }
 }
@@ -70,9 +77,14 @@ impl Trial {
     /// A slice took so many cycles; `disturbed` if something else ran meanwhile.
     pub fn slice_ended(&mut self, cycles: u64, disturbed: bool) -> Verdict {
         let each = cycles as f64 / f64::from(self.slice.passes);
+        self.spent += cycles;
+        if self.spent > MAX_CYCLES {
+            return Verdict::Slower(self.ratio().min(UNKNOWN));
+        }
         if self.warm > 0 {
             self.warm -= 1;
-            let passes = (SLICE_CYCLES / each.max(0.1)).clamp(16.0, f64::from(MAX_PASSES));
+            let passes =
+                (SLICE_CYCLES / each.max(0.1)).clamp(f64::from(MIN_PASSES), f64::from(MAX_PASSES));
             self.slice = Slice {
                 upper: !self.slice.upper,
                 passes: if self.warm == 0 {
@@ -88,14 +100,19 @@ impl Trial {
             self.lost += 1;
             self.lower = None;
             self.slice.upper = false;
+            // The longer a slice, the sooner something disturbs it.
+            self.fit(cycles as f64);
             if self.lost > MAX_LOST {
-                return Verdict::Slower(1.0);
+                return Verdict::Slower(UNKNOWN);
             }
             return Verdict::Undecided(self.slice);
         }
         match self.lower.take() {
             None => self.lower = Some(each),
-            Some(lower) => self.pairs.push((lower, each)),
+            Some(lower) => {
+                self.pairs.push((lower, each));
+                self.fit(lower.max(each) * f64::from(self.slice.passes));
+            }
         }
         self.slice.upper = self.lower.is_some();
         if self.lower.is_some() {
@@ -111,6 +128,18 @@ impl Trial {
             Verdict::Slower(ratio)
         } else {
             Verdict::Undecided(self.slice)
+        }
+    }
+
+    /// Passes may take longer than the first ones did, as those of a recursion's head do, or
+    /// those of a loop that is left for long: then the next pair takes fewer of them, so that
+    /// a trial doesn't hold up the others.
+    fn fit(&mut self, cycles: f64) {
+        let passes = self.slice.passes;
+        if cycles > 4.0 * SLICE_CYCLES {
+            self.slice.passes = (passes / 4).max(MIN_PASSES);
+        } else if cycles < SLICE_CYCLES / 2.0 {
+            self.slice.passes = (passes * 2).min(MAX_PASSES);
         }
     }
 
@@ -177,6 +206,31 @@ mod tests {
         assert!(!is_beyond_chance(7, 8), "9 in 256");
         assert!(is_beyond_chance(13, 15));
         assert!(!is_beyond_chance(11, 15));
+    }
+
+    #[test]
+    fn slices_that_get_too_long_are_shortened() {
+        let mut trial = Trial::default();
+        // Each pass of the first slices is short.
+        while trial.warm > 0 {
+            trial.slice_ended(u64::from(trial.slice().passes) * 10, false);
+        }
+        let passes = trial.slice().passes;
+        for _ in 0..2 {
+            trial.slice_ended(u64::from(passes) * 1000, false);
+        }
+        assert_eq!(trial.pairs(), [(1000.0, 1000.0)], "cycles a pass");
+        assert!(trial.slice().passes < passes);
+    }
+
+    #[test]
+    fn a_trial_of_long_slices_ends_soon() {
+        let mut trial = Trial::default();
+        let second = 3_000_000_000;
+        assert!(matches!(
+            trial.slice_ended(second, false),
+            Verdict::Slower(ratio) if ratio < 1.0
+        ));
     }
 
     #[test]
