@@ -159,7 +159,7 @@ impl Flow<'_> {
             self.check_distance(delta, region.blocks[0].start)?;
         }
         let rewriter = &mut self.rewriter;
-        if plan.relies_on_frames_stack {
+        if plan.checks_stack {
             let at = region.blocks[0].start;
             let piece = i32::try_from(region.stack >> STACK_SHIFT)
                 .map_err(|_| Refusal::StackPointer { at })?;
