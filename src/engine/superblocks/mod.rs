@@ -117,6 +117,8 @@ const FORCED_LOOK_BLOCKS: u32 = 100;
 const FIRST_LOOK: u64 = 300_000_000;
 /// After a look, so many times its own duration pass before the next.
 const LOOK_SHARE: u64 = 50;
+/// The longest time to pass, in TSC cycles.
+const MAX_PAUSE: u64 = 60_000_000;
 /// A hot head that has to wait asks again after so many TSC cycles.
 const ASK_AGAIN: f32 = 30_000_000.0;
 /// Most heads that wait.
@@ -410,7 +412,9 @@ impl<E: GuestEnv> Engine<E> {
         let table = &mut self.code.superblocks;
         if !settings.forced {
             let now = cycles();
-            table.next_look = now + LOOK_SHARE * now.saturating_sub(wanted.asked);
+            // A look may have been long because other programs ran meanwhile.
+            let pause = LOOK_SHARE * now.saturating_sub(wanted.asked);
+            table.next_look = now + pause.min(MAX_PAUSE);
         }
         if table.trying.is_none() {
             self.next_turn();
