@@ -31,7 +31,7 @@ use suite::{Suite, Workload};
 /// Measures whole programs under Temper
 #[derive(Parser, Debug)]
 struct Options {
-    /// Only rows whose name holds one of these
+    /// Only rows whose name, or whose set of old builds, holds one of these
     #[arg(long, value_name = "TEXT")]
     filter: Vec<String>,
 
