@@ -94,8 +94,7 @@ fn parse(text: &str) -> RegionInput {
                     "leave" => block.end = RegionEnd::Leave { at: argument() },
                     bytes => {
                         let byte = |text| u8::from_str_radix(text, 16).expect("a byte");
-                        let code: Vec<u8> =
-                            std::iter::once(bytes).chain(words).map(byte).collect();
+                        let code: Vec<u8> = std::iter::once(bytes).chain(words).map(byte).collect();
                         let at = block
                             .instructions
                             .last()
