@@ -7,6 +7,7 @@ use std::alloc::{GlobalAlloc, Layout};
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
 use std::ptr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dlmalloc::{Allocator, Dlmalloc};
 
@@ -75,6 +76,22 @@ impl Drop for Held<'_> {
 }
 
 /// A child that shared this memory was killed while it changed the heap.
+/// How far below this program its heap grows down: away from where the kernel puts what the
+/// guest maps, whose holes are to stay holes.
+const DISTANCE: usize = 2 << 40;
+
+/// Where the next piece of so many bytes is to lie.
+fn next_place(size: usize) -> *mut libc::c_void {
+    static LOWEST: AtomicUsize = AtomicUsize::new(0);
+    static ANCHOR: u8 = 0;
+    const PAGE: usize = 4096;
+    let start = (&raw const ANCHOR as usize).saturating_sub(DISTANCE) & !(PAGE - 1);
+    let _ = LOWEST.compare_exchange(0, start, Ordering::Relaxed, Ordering::Relaxed);
+    let size = size.next_multiple_of(PAGE);
+    let before = LOWEST.fetch_sub(size, Ordering::Relaxed);
+    before.wrapping_sub(size) as *mut libc::c_void
+}
+
 #[cold]
 fn broken() -> ! {
     const LINE: &str = "temper: a child that shared memory was killed while it changed \
@@ -118,10 +135,11 @@ unsafe impl Allocator for Mappings {
     fn alloc(&self, size: usize) -> (*mut u8, usize, u32) {
         // Of a large allocation much may never be touched.
         let fill = if size == PIECE { libc::MAP_POPULATE } else { 0 };
-        // SAFETY: a mapping at an address of the kernel's choice disturbs nothing.
+        let wanted = next_place(size);
+        // SAFETY: a mapping where nothing is disturbs nothing; the address is only a wish.
         let at = unsafe {
             libc::mmap(
-                ptr::null_mut(),
+                wanted,
                 size,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | fill,
