@@ -368,7 +368,9 @@ impl Flow<'_> {
         let rewriter = &self.rewriter;
         let (region, plan) = (rewriter.region, rewriter.plan);
         let (mut general, mut vectors) = (0u16, 0u16);
-        if !region.steps.fold {
+        // The head's counter runs before its first instruction does, even when it is off.
+        let has_counter = block == 0 && region.cell.is_some();
+        if !region.steps.fold || has_counter {
             return (0, 0);
         }
         let Some(frame) = &plan.frames[block] else {
