@@ -51,6 +51,9 @@ int main(void) {
         pid_t child = vfork();
         if (child == 0) {
             uint64_t set = 0;
+            // What it runs from here on needs no more memory of whoever runs it.
+            for (int warm = 0; warm < 3000; warm++)
+                syscall(SYS_rt_sigprocmask, SIG_BLOCK, &set, NULL, 8);
             child_id = syscall(SYS_getpid);
             for (;;)
                 syscall(SYS_rt_sigprocmask, SIG_BLOCK, &set, NULL, 8);
